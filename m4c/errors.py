@@ -1,0 +1,73 @@
+"""Every error that m4c raises on purpose: what is wrong, where, how to mend it, and the exit code it ends with."""
+
+from typing import ClassVar
+
+
+class M4CError(Exception):
+    """Base of all errors a user can meet; ``str()`` is the whole message for the terminal."""
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        """Say ``what`` is wrong, ``where`` it was met, and the ``fix`` that would mend it."""
+        self.what, self.where, self.fix = what, where, fix
+        lines = [what]
+        if where:
+            lines.append(f"  at:  {where}")
+        if fix:
+            lines.append(f"  fix: {fix}")
+        super().__init__("\n".join(lines))
+
+
+class UsageError(M4CError):
+    """An option, a path or an input that the user gave cannot be used."""
+
+
+class CheckpointError(M4CError):
+    """A checkpoint is unreadable, or a tensor in it is missing, extra, wrongly shaped or not a number."""
+
+
+class CaptureError(M4CError):
+    """A source model could not be turned into a graph."""
+
+
+class ProfileError(M4CError):
+    """A target profile does not load."""
+
+
+class PipelineError(M4CError):
+    """A pipeline was put together in an order that cannot work."""
+
+
+class BundleError(M4CError):
+    """A bundle is incomplete, altered, or of a version this m4c does not read."""
+
+
+class UnsupportedError(M4CError):
+    """The target cannot run something, and no fallback was allowed."""
+
+    exit_code = 3
+
+
+class GateError(M4CError):
+    """A coverage gate failed."""
+
+    exit_code = 4
+
+
+class NumbersError(M4CError):
+    """An artifact's numbers differ from its source by more than the stated tolerance."""
+
+    exit_code = 5
+
+
+class PassError(M4CError):
+    """A pass met a graph it should have been able to handle, or broke its promise."""
+
+    exit_code = 70
+
+
+class Bug(M4CError):
+    """Something inside m4c is wrong; nothing the user did."""
+
+    exit_code = 70

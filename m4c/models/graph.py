@@ -1,0 +1,83 @@
+"""What a sub-model is to the compiler: graphs with named, typed, explained inputs and outputs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+Sizes = Mapping[str, int]
+Sample = Callable[[np.random.Generator, Sizes], dict[str, np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a graph.
+
+    ``shape`` holds numbers and names of dimensions; a name may be a sum of names, such as ``past + sequence``.
+    ``meaning`` is one line for the people who feed or read it, with units. ``host`` tells the host-side preparation of an
+    input or the use of an output, as plain data that the manifest carries (``{"kind": "log-mel", "sample_rate": 16000}``).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    meaning: str
+    host: Mapping[str, object] = field(default_factory=dict)
+
+    def sized(self, sizes: Sizes) -> tuple[int, ...]:
+        """Return the shape with every named dimension replaced by its size."""
+        return tuple(
+            d if isinstance(d, int) else sum(int(t) if t.isdigit() else sizes[t] for t in d.split(" + "))
+            for d in self.shape
+        )
+
+
+class GraphModule(nn.Module):
+    """Base of every captured module: its one child ``source`` holds all weights, under their checkpoint names."""
+
+    def __init__(self, source: nn.Module) -> None:
+        """Keep the sub-model's module as ``source``."""
+        super().__init__()
+        self.source = source
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph of a sub-model, ready to be captured.
+
+    ``module(*inputs)`` takes the inputs in order and returns the outputs in order, as a tuple if there are several.
+    ``sizes`` gives each named dimension its size when it is static. ``dynamic`` names the dimensions that are dynamic in
+    every capture (a cache grows), whatever the user asked for. ``sample`` makes sensible inputs for given sizes.
+    """
+
+    name: str
+    module: GraphModule
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    sample: Sample
+    sizes: Sizes = field(default_factory=lambda: {"batch": 1})
+    dynamic: frozenset[str] = frozenset()
+
+    @property
+    def submodel(self) -> str:
+        """The sub-model that this graph belongs to: the part of the name before the slash."""
+        return self.name.split("/")[0]
+
+
+@dataclass(frozen=True)
+class Submodel:
+    """A sub-model of M4 in one preset: its torch module, its graphs, and how checkpoints name its weights.
+
+    ``renames`` are (regular expression, replacement) pairs that turn a key of a published checkpoint into a key of
+    ``source``; ``optional`` is a regular expression of checkpoint keys that may be absent or left unread.
+    ``assets`` are files beside the weights that the bundle carries for the host, such as a tokenizer.
+    """
+
+    name: str
+    source: nn.Module
+    graphs: tuple[Graph, ...]
+    licence: str
+    renames: tuple[tuple[str, str], ...] = ()
+    ignored: str = ""
+    assets: tuple[str, ...] = ()

@@ -1,0 +1,77 @@
+"""How closely an artifact must follow its source: the one table of tolerances, and the measures.
+
+Float artifacts are compared by the largest absolute difference relative to the largest value of the source, so that one
+figure serves outputs of any scale. Integer artifacts are compared by their signal-to-quantization-noise ratio.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
+"""Largest allowed relative error of a float artifact, by the precision it computes in."""
+
+SQNR_FLOOR_DB = {"int8": 15.0}
+"""Smallest allowed SQNR in dB of an integer artifact: below it an artifact is broken rather than imprecise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far ``actual`` is from ``expected``, over all outputs of a graph."""
+
+    max_absolute: float
+    max_relative: float
+    sqnr_db: float
+
+    def within(self, precision: str) -> bool:
+        """Return whether this difference is acceptable for an artifact of ``precision``."""
+        if precision in TOLERANCE:
+            return self.max_relative <= TOLERANCE[precision]
+        return self.sqnr_db >= SQNR_FLOOR_DB[precision]
+
+    def allowed(self, precision: str) -> str:
+        """Return the bound that :meth:`within` applies, for messages."""
+        if precision in TOLERANCE:
+            return f"max relative error {TOLERANCE[precision]:g}"
+        return f"SQNR of at least {SQNR_FLOOR_DB[precision]:g} dB"
+
+    def __str__(self) -> str:
+        """Return the figures on one line."""
+        return f"max relative error {self.max_relative:.2e}, SQNR {self.sqnr_db:.1f} dB"
+
+
+def sqnr(expected: Array, actual: Array) -> float:
+    """Return the signal-to-quantization-noise ratio in dB: 10·log10(Σ expected² / Σ (expected − actual)²)."""
+    signal = float(np.sum(np.square(expected, dtype=np.float64)))
+    noise = float(np.sum(np.square(expected.astype(np.float64) - actual.astype(np.float64))))
+    if noise == 0:
+        return float("inf")
+    return float("-inf") if signal == 0 else 10 * float(np.log10(signal / noise))
+
+
+def difference(expected: Array, actual: Array) -> Difference:
+    """Compare two arrays of one shape; values that are not finite must be equal, else the error is infinite."""
+    if expected.shape != actual.shape:
+        raise ValueError(f"shapes differ: {expected.shape} and {actual.shape}")
+    want, got = expected.astype(np.float64), actual.astype(np.float64)
+    finite = np.isfinite(want)
+    if not np.array_equal(want[~finite], got[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
+        return Difference(float("inf"), float("inf"), float("-inf"))
+    if not finite.any():
+        return Difference(0.0, 0.0, float("inf"))
+    want, got = want[finite], got[finite]
+    worst = float(np.abs(want - got).max())
+    largest = float(np.abs(want).max())
+    relative = worst / largest if largest else worst
+    return Difference(worst, relative, sqnr(want, got))
+
+
+def worst(differences: list[Difference]) -> Difference:
+    """Return the worst figure of each kind."""
+    return Difference(
+        max(d.max_absolute for d in differences),
+        max(d.max_relative for d in differences),
+        min(d.sqnr_db for d in differences),
+    )
