@@ -1,0 +1,59 @@
+"""M4 itself: nine sub-models and the projection, each in every preset. Listing them imports no torch."""
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from m4c.errors import UsageError
+
+if TYPE_CHECKING:
+    from m4c.models.graph import Submodel
+
+PRESETS = ("m4-nano", "m4")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One line about a sub-model, and the module that builds it."""
+
+    module: str
+    summary: str
+
+
+SUBMODELS = {
+    "img_enc": Listing("imagebind", "image to embedding: ImageBind's vision tower (ViT-H/14)"),
+    "txt_enc": Listing("imagebind", "text to embedding: ImageBind's text tower"),
+    "aud_b_enc": Listing("imagebind", "background sound to embedding: ImageBind's audio tower"),
+    "aud_i_enc": Listing("whisper", "speech to text: Whisper tiny.en, encoder and decoder"),
+    "imu_enc": Listing("imagebind", "motion to embedding: ImageBind's IMU tower"),
+    "projection": Listing("llama", "embedding to a backbone prompt vector: one trainable linear map"),
+    "backbone": Listing("llama", "LLaMA-7B with a key-value cache"),
+    "gen_dec": Listing("llama", "backbone state to token scores: LLaMA's output layer"),
+    "img_dec": Listing("stable_diffusion", "text to image: Stable Diffusion 1.x"),
+    "tts_dec": Listing("tts", "phonemes to mel spectrogram: a transformer text-to-speech model"),
+}
+
+
+def require_submodel(name: str) -> Listing:
+    """Return the listing of a sub-model.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    if name not in SUBMODELS:
+        raise UsageError(f"there is no sub-model {name!r}", fix=f"choose from: {', '.join(SUBMODELS)}")
+    return SUBMODELS[name]
+
+
+def build(name: str, preset: str) -> "Submodel":
+    """Build a sub-model of a preset. Inside :func:`m4c.skeleton.skeleton` its weights take no memory.
+
+    Raises:
+        UsageError: if there is no such sub-model or preset.
+    """
+    listing = require_submodel(name)
+    if preset not in PRESETS:
+        raise UsageError(f"there is no preset {preset!r}", fix=f"choose from: {', '.join(PRESETS)}")
+    module: Any = importlib.import_module(f"m4c.models.{listing.module}")
+    submodel: Submodel = module.build(name, module.PRESETS[preset][name])
+    return submodel

@@ -70,7 +70,8 @@ class Submodel:
     """A sub-model of M4 in one preset: its torch module, its graphs, and how checkpoints name its weights.
 
     ``renames`` are (regular expression, replacement) pairs that turn a key of a published checkpoint into a key of
-    ``source``; ``optional`` is a regular expression of checkpoint keys that may be absent or left unread.
+    ``source``; ``ignored`` is a regular expression of checkpoint keys that M4 has no use for. ``tied`` maps a key of
+    ``source`` to the key that stores the same weight, as checkpoints hold only one of them.
     ``assets`` are files beside the weights that the bundle carries for the host, such as a tokenizer.
     """
 
@@ -80,4 +81,5 @@ class Submodel:
     licence: str
     renames: tuple[tuple[str, str], ...] = ()
     ignored: str = ""
+    tied: Mapping[str, str] = field(default_factory=dict)
     assets: tuple[str, ...] = ()
