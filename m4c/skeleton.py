@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 """The one mode that all fake parameters belong to; capture traces in it."""
@@ -26,12 +26,14 @@ def skeleton() -> Iterator[None]:
     """Build modules inside this context and their parameters take no memory and no time to initialise."""
     register = nn.Module.register_parameter
     initialisers = {
-        name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")
+        name: getattr(nn.init, name)
+        for name in dir(nn.init)
+        if name.endswith("_") and not name.startswith("_")
     }
 
     def register_fake(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(self, name, param)
-        if param is not None:
+        if param is not None and not isinstance(param, FakeTensor):  # a fake one is shared: a tied weight
             with FAKE:
                 empty = torch.empty(param.shape, dtype=param.dtype)
             self._parameters[name] = nn.Parameter(empty, requires_grad=False)

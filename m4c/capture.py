@@ -1,0 +1,193 @@
+"""Capture: a torch module becomes an ``onnx_ir.Model`` whose weights are names, not numbers.
+
+This is the only caller of torch.export and of torch's ONNX exporter. Parameters are fake throughout
+(:mod:`m4c.skeleton`); in the model they are lazy tensors that :func:`bind` ties to a checkpoint.
+"""
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+import torch
+
+from m4c.errors import Bug, CaptureError
+from m4c.models.graph import Graph, Port
+from m4c.skeleton import FAKE
+from m4c.weights import Array, lazy
+
+OPSET = 20
+"""Opset of captured models: the first with ``Gelu`` as one operator."""
+
+SOURCE = "source."
+DTYPES = {"float32": torch.float32, "int64": torch.int64}
+FROM_CHECKPOINT = "m4c.checkpoint"
+"""Metadata key of an initializer whose values come from the checkpoint."""
+
+
+def capture(graph: Graph, dynamic: frozenset[str] = frozenset()) -> ir.Model:
+    """Return the model of ``graph``; dimensions in ``dynamic`` stay symbolic, beside those that always do.
+
+    Weights are unbound: reading one is a :class:`Bug` until :func:`bind` has been called.
+
+    Raises:
+        CaptureError: if torch.export or the ONNX exporter cannot turn the module into a graph.
+    """
+    with _quiet():
+        program = torch.onnx.export(
+            export(graph, dynamic), (), dynamo=True, optimize=False, verbose=False, opset_version=OPSET
+        )
+    assert program is not None
+    model = program.model
+    _name_interface(model, graph)
+    _name_weights(model, graph)
+    return model
+
+
+def export(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.export.ExportedProgram:
+    """Return the exported program of ``graph`` with fake weights.
+
+    Raises:
+        CaptureError: if torch.export fails.
+    """
+    symbolic = graph.dynamic | dynamic
+    with FAKE:
+        arguments = tuple(torch.zeros(p.sized(graph.sizes), dtype=DTYPES[p.dtype]) for p in graph.inputs)
+    shapes = tuple(_dynamic_axes(port, symbolic) for port in graph.inputs)
+    try:
+        with _quiet():
+            return torch.export.export(
+                graph.module, arguments, dynamic_shapes=_as_signature(graph, shapes), strict=False
+            )
+    except Exception as error:
+        raise CaptureError(
+            f"torch.export failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            where=graph.name,
+            fix="make the module's control flow independent of tensor values",
+        ) from error
+
+
+def bind(model: ir.Model, weights: Mapping[str, ir.TensorProtocol]) -> None:
+    """Tie every weight of ``model`` to the lazy tensor of its name in ``weights``; nothing is read."""
+    for name, value in model.graph.initializers.items():
+        if FROM_CHECKPOINT in value.metadata_props:
+            value.const_value = weights[value.metadata_props[FROM_CHECKPOINT]]
+            if value.const_value.dtype != value.dtype or tuple(value.const_value.shape) != value.shape:
+                raise Bug(f"{name} was bound to a tensor of another dtype or shape", where=name)
+
+
+def _dynamic_axes(port: Port, symbolic: frozenset[str]) -> dict[int, object]:
+    """Return the axes of ``port`` that stay symbolic, as torch.export wants them."""
+    return {
+        axis: torch.export.Dim.DYNAMIC
+        for axis, size in enumerate(port.shape)
+        if isinstance(size, str) and symbolic & set(size.split(" + "))
+    }
+
+
+def _as_signature(graph: Graph, shapes: tuple[dict[int, object], ...]) -> tuple[object, ...]:
+    """Fold the shapes of a ``*args`` parameter into one tuple, as torch.export wants them."""
+    code = type(graph.module).forward.__code__
+    named = code.co_argcount - 1
+    return (*shapes[:named], shapes[named:]) if code.co_flags & 0x04 else shapes
+
+
+def _name_interface(model: ir.Model, graph: Graph) -> None:
+    """Give inputs, outputs and symbolic dimensions the names that the sub-model states."""
+    if len(model.graph.outputs) != len(graph.outputs) or len(model.graph.inputs) != len(graph.inputs):
+        raise Bug(
+            f"captured {len(model.graph.inputs)} inputs and {len(model.graph.outputs)} outputs, "
+            f"stated are {len(graph.inputs)} and {len(graph.outputs)}",
+            where=graph.name,
+        )
+    symbols: dict[str, str] = {}
+    for value, port in zip(model.graph.inputs, graph.inputs, strict=True):
+        assert value.shape is not None
+        for actual, stated in zip(value.shape, port.shape, strict=True):
+            if (
+                isinstance(actual, ir.SymbolicDim)
+                and actual.value
+                and isinstance(stated, str)
+                and "+" not in stated
+            ):
+                symbols.setdefault(actual.value, stated)
+    wanted = {port.name for port in (*graph.inputs, *graph.outputs)}
+    values = [v for n in model.graph for v in n.outputs] + list(model.graph.inputs)
+    for value in values:
+        if value.name in wanted:
+            value.name = f"{value.name}.inner"
+    for value, port in zip(model.graph.inputs, graph.inputs, strict=True):
+        value.name = port.name
+    _split_shared_outputs(model)
+    for value, port in zip(model.graph.outputs, graph.outputs, strict=True):
+        value.name = port.name
+    for value in values:
+        if value.shape is not None and not value.shape.is_static():
+            value.shape = ir.Shape([_rename_dim(dim, symbols) for dim in value.shape])
+
+
+def _split_shared_outputs(model: ir.Model) -> None:
+    """Give each graph output a value of its own, where one value is returned twice or is an input."""
+    seen: set[ir.Value] = set(model.graph.inputs)
+    for index, value in enumerate(list(model.graph.outputs)):
+        if value in seen:
+            copy = ir.node("Identity", [value])
+            copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
+            model.graph.append(copy)
+            model.graph.outputs[index] = copy.outputs[0]
+        seen.add(value)
+
+
+def _rename_dim(dim: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str | None:
+    """Return ``dim`` with torch's symbols replaced by stated names."""
+    if isinstance(dim, int):
+        return dim
+    return re.sub(r"\w+", lambda m: symbols.get(m[0], m[0]), dim.value) if dim.value else None
+
+
+def _name_weights(model: ir.Model, graph: Graph) -> None:
+    """Name initializers as the checkpoint does and drop the fake values; buffers without a checkpoint keep theirs."""
+    state = {SOURCE + key for key in graph.module.source.state_dict()}
+    for value in list(model.graph.initializers.values()):
+        assert value.name is not None
+        assert value.const_value is not None
+        tensor = value.const_value
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape)
+        if value.name in state:
+            value.name = value.name.removeprefix(SOURCE)
+            value.metadata_props[FROM_CHECKPOINT] = value.name
+            value.const_value = _unbound(value.name, tensor)
+        elif isinstance(raw := getattr(tensor, "raw", None), torch._subclasses.FakeTensor):
+            raise CaptureError(
+                f"{value.name} {list(raw.shape)} is neither in the state dict nor a buffer with values",
+                where=graph.name,
+                fix="register it as a parameter or a persistent buffer",
+            )
+        else:
+            value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+
+
+def _unbound(name: str, tensor: ir.TensorProtocol) -> ir.LazyTensor:
+    """Return a weight that knows its shape and refuses to be read."""
+
+    def read() -> Array:
+        raise Bug(f"{name} was read, but no checkpoint is bound", where=name)
+
+    return lazy(name, tensor.dtype, [int(d) for d in tensor.shape], read)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings and messages away from the user: what matters becomes an error of ours."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

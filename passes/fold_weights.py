@@ -1,0 +1,157 @@
+"""Fold arithmetic on weights into their recipes.
+
+What a model computes from weights alone (a transposed matrix, a position table plus a class token, a sum over the two frames
+of a still image) is the same at every call. The optimizer may not fold it, as that would read weights now; here it becomes a
+recipe, evaluated once, when the artifact is written.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from m4c.model import fresh_name, module_path
+from m4c.passes.properties import typed
+from m4c.pipeline import Note, Pass, Property, Result
+from m4c.rewrite import attribute, static
+from m4c.weights import Array, array, is_weight, lazy, register, stored, stored_value
+
+SHARED_BYTES = 1 << 16
+"""A weight with other uses is folded only if the result is at most this big: it would be stored twice."""
+
+Evaluate = Callable[..., Array]
+
+
+def _slice(node: ir.Node) -> Evaluate:
+    """Slice(data, starts, ends, axes, steps)."""
+
+    def evaluate(
+        data: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None
+    ) -> Array:
+        chosen = range(len(starts)) if axes is None else axes
+        index: list[Any] = [slice(None)] * data.ndim
+        for i, axis in enumerate(chosen):
+            index[int(axis)] = slice(int(starts[i]), int(ends[i]), None if steps is None else int(steps[i]))
+        return data[tuple(index)]
+
+    return evaluate
+
+
+def _reshape(node: ir.Node) -> Evaluate:
+    """Reshape to the static shape that inference found."""
+    shape = static(node.outputs[0])
+    return lambda data, *_: data.reshape(shape)
+
+
+def _reduce(kind: Callable[..., Array]) -> Callable[[ir.Node], Evaluate]:
+    """ReduceSum and its like: axes as an input."""
+
+    def make(node: ir.Node) -> Evaluate:
+        keep = bool(attribute(node, "keepdims", 1))
+        return lambda data, axes: kind(
+            data, axis=tuple(int(a) for a in axes), keepdims=keep, dtype=data.dtype
+        )
+
+    return make
+
+
+def _plain(function: Evaluate) -> Callable[[ir.Node], Evaluate]:
+    """Return a maker for an operator without attributes."""
+    return lambda node: function
+
+
+EVALUATE: dict[str, Callable[[ir.Node], Evaluate]] = {
+    "Add": _plain(np.add),
+    "Cast": lambda node: lambda data: data.astype(ir.DataType(attribute(node, "to")).numpy()),
+    "Concat": lambda node: lambda *parts: np.concatenate(parts, axis=attribute(node, "axis")),
+    "Div": _plain(np.divide),
+    "Exp": _plain(np.exp),
+    "Expand": lambda node: lambda data, _: np.broadcast_to(data, static(node.outputs[0]) or ()),
+    "Gather": lambda node: lambda data, ids: np.take(data, ids, axis=attribute(node, "axis", 0)),
+    "Identity": _plain(lambda data: data),
+    "Min": _plain(lambda *values: np.minimum.reduce(values)),
+    "Mul": _plain(np.multiply),
+    "ReduceMean": _reduce(np.mean),
+    "ReduceSum": _reduce(np.sum),
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Sqrt": _plain(np.sqrt),
+    "Squeeze": _reshape,
+    "Sub": _plain(np.subtract),
+    "Transpose": lambda node: lambda data: np.transpose(data, attribute(node, "perm")),
+    "Unsqueeze": _reshape,
+}
+"""Operator type → how numpy computes it. Views where numpy has them: a transposed weight is read in place."""
+
+
+@dataclass(frozen=True)
+class FoldWeights(Pass):
+    """Turn every node whose inputs are all stored into a recipe.
+
+    Before: ``MatMul(x, Transpose(fc.weight))``. After: ``MatMul(x, fc.weight.transpose)``, a lazy weight.
+    """
+
+    name: ClassVar[str] = "fold-weights"
+    needs: ClassVar[tuple[Property, ...]] = (typed,)
+
+    def call(self, model: ir.Model) -> Result:
+        """Walk the graph in order, so that a chain of such nodes folds in one go."""
+        changes, misses = [], []
+        for node in model.graph:
+            inputs = [value for value in node.inputs if value is not None]
+            if not inputs or not all(stored(value) for value in inputs) or len(node.outputs) != 1:
+                continue
+            if node.outputs[0].is_graph_output():
+                misses.append(Note(module_path(node), f"{node.outputs[0].name} is an output of the graph"))
+            elif reason := _obstacle(node):
+                misses.append(Note(module_path(node), reason))
+            else:
+                changes.append(_fold(model.graph, node))
+        if changes:
+            ir.passes.common.RemoveUnusedNodesPass()(model)
+        return Result(model, modified=bool(changes), changes=tuple(changes), misses=tuple(misses))
+
+
+def _obstacle(node: ir.Node) -> str | None:
+    """Return why a node over stored values is left in the graph."""
+    output = node.outputs[0]
+    if node.op_type not in EVALUATE or node.domain:
+        return f"{node.op_type} of stored values has no recipe"
+    shape = static(output)
+    if shape is None or output.dtype is None:
+        return f"{output.name} has no static shape"
+    size = int(np.prod(shape)) * output.dtype.itemsize
+    kept = [
+        v
+        for v in node.inputs
+        if v is not None and is_weight(v) and (len(v.uses()) > 1 or v.is_graph_output())
+    ]
+    if kept and size > SHARED_BYTES:
+        return f"{kept[0].name} is used elsewhere: folding {node.op_type} would store {size} bytes twice"
+    read = sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
+    if size > max(read, SHARED_BYTES):
+        return f"{node.op_type} would store {size} bytes instead of {read}"
+    return None
+
+
+def _fold(graph: ir.Graph, node: ir.Node) -> Note:
+    """Replace the output of ``node`` by a weight whose recipe computes it."""
+    output = node.outputs[0]
+    shape, dtype = static(output), output.dtype
+    assert shape is not None
+    assert dtype is not None
+    tensors = [value.const_value if value is not None else None for value in node.inputs]
+    evaluate = EVALUATE[node.op_type](node)
+    first = next((v for v in node.inputs if v is not None and is_weight(v)), node.inputs[0])
+    assert first is not None
+    name = fresh_name(graph, f"{first.name}.{node.op_type.lower()}")
+
+    def read() -> Array:
+        made = evaluate(*(array(t) if t is not None else None for t in tensors))
+        return np.asarray(made, dtype=dtype.numpy())
+
+    value = register(graph, stored_value(lazy(name, dtype, shape, read)))
+    output.replace_all_uses_with(value)
+    return Note(module_path(node), f"{node.op_type} became part of the weight {name}")
