@@ -1,0 +1,191 @@
+"""ImageBind's stems: how an image, a text, a sound or a motion becomes tokens with positions.
+
+Each stem is a dataclass of sizes and a module whose parameters are named as in the published checkpoint.
+"""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+HIDDEN = -1e9
+"""Mask value of a token that must not be seen: its weight is exactly 0, and no infinity enters the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStem:
+    """Square patches of an image; the checkpoint's kernel spans ``frames`` frames, a still image repeated."""
+
+    size: int = 224
+    patch: int = 14
+    frames: int = 2
+
+    @property
+    def tokens(self) -> int:
+        """Count of tokens, class token included."""
+        return 1 + (self.size // self.patch) ** 2
+
+
+@dataclass(frozen=True, slots=True)
+class TextStem:
+    """Byte-pair tokens; the two largest ids start and end every text."""
+
+    vocabulary: int = 49408
+    tokens: int = 77
+
+    @property
+    def start(self) -> int:
+        """Id of the token that starts every text."""
+        return self.vocabulary - 2
+
+    @property
+    def end(self) -> int:
+        """Id of the token that ends every text: the largest, by which the head finds it."""
+        return self.vocabulary - 1
+
+
+@dataclass(frozen=True, slots=True)
+class AudioStem:
+    """Overlapping square patches of the log-mel spectrogram of each of ``clips`` clips."""
+
+    clips: int = 3
+    bins: int = 128
+    frames: int = 204
+    kernel: int = 16
+    stride: int = 10
+
+    @property
+    def tokens(self) -> int:
+        """Count of tokens a clip, class token included."""
+        return 1 + math.prod((d - self.kernel) // self.stride + 1 for d in (self.bins, self.frames))
+
+
+@dataclass(frozen=True, slots=True)
+class ImuStem:
+    """Windows of motion samples, without overlap."""
+
+    channels: int = 6
+    samples: int = 2000
+    window: int = 8
+
+    @property
+    def tokens(self) -> int:
+        """Count of tokens, class token included."""
+        return 1 + self.samples // self.window
+
+
+Stem = ImageStem | TextStem | AudioStem | ImuStem
+
+
+class _Kernel(nn.Module):
+    """A bare convolution kernel under the name ``weight``."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(shape))
+
+
+class _Positions(nn.Module):
+    """Learned positions under the name that vision and audio give them."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, width))
+
+
+def _with_class_token(tokens: Tensor, cls_token: Tensor, positions: Tensor) -> Tensor:
+    """Return ``tokens`` (batch, n, d) with the class token in front and positions added."""
+    return torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
+
+
+class _ImageTokens(nn.Module):
+    """Image (batch, 3, size, size) to tokens."""
+
+    def __init__(self, stem: ImageStem, width: int) -> None:
+        super().__init__()
+        self.patch = stem.patch
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        kernel = _Kernel(width, 3, stem.frames, stem.patch, stem.patch)
+        self.rgbt_stem = nn.ModuleDict({"proj": nn.Sequential(nn.Identity(), kernel)})
+        self.pos_embedding_helper = _Positions(stem.tokens, width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        # A still image is one frame repeated: convolving it over time is convolving with the kernel's sum.
+        kernel = self.rgbt_stem.get_parameter("proj.1.weight").sum(dim=2)
+        patches = F.conv2d(image, kernel, stride=self.patch).flatten(2).transpose(1, 2)
+        return _with_class_token(patches, self.cls_token, self.pos_embedding_helper.pos_embed)
+
+
+class TextTokens(nn.Module):
+    """Token ids (batch, n) to tokens."""
+
+    mask: Tensor
+    causal: Tensor
+
+    def __init__(self, stem: TextStem, width: int) -> None:
+        """Make the embedding, the positions, and the causal mask ``causal`` (tokens, tokens)."""
+        super().__init__()
+        self.token_embedding = nn.Embedding(stem.vocabulary, width)
+        self.pos_embed = nn.Parameter(torch.empty(1, stem.tokens, width))
+        above = torch.ones(stem.tokens, stem.tokens).triu(1)
+        # The checkpoint's mask, with infinities, is kept for its key; the graph uses the finite one.
+        self.register_buffer("mask", torch.zeros_like(above).masked_fill(above.bool(), -math.inf))
+        self.register_buffer("causal", above * HIDDEN, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed ids (batch, tokens)."""
+        embedded: Tensor = self.token_embedding(tokens) + self.pos_embed
+        return embedded
+
+
+class _AudioTokens(nn.Module):
+    """Log-mel clips (batch, 1, bins, frames) to tokens."""
+
+    def __init__(self, stem: AudioStem, width: int) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        conv = nn.Conv2d(1, width, stem.kernel, stem.stride, bias=False)
+        self.rgbt_stem = nn.ModuleDict({"proj": conv, "norm_layer": nn.LayerNorm(width)})
+        self.pos_embedding_helper = _Positions(stem.tokens, width)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        patches = self.rgbt_stem["proj"](mel).flatten(2).transpose(1, 2)
+        normed = self.rgbt_stem["norm_layer"](patches)
+        return _with_class_token(normed, self.cls_token, self.pos_embedding_helper.pos_embed)
+
+
+class _ImuTokens(nn.Module):
+    """Motion samples (batch, channels, samples) to tokens."""
+
+    def __init__(self, stem: ImuStem, width: int) -> None:
+        super().__init__()
+        self.window = stem.window
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, stem.tokens, width))
+        named = {
+            "proj": nn.Linear(stem.channels * stem.window, width, bias=False),
+            "norm_layer": nn.LayerNorm(width),
+        }
+        self.imu_stem = nn.Sequential(OrderedDict(named))
+
+    def forward(self, imu: Tensor) -> Tensor:
+        # The windows do not overlap, so cutting them is a reshape; each is channel-major.
+        windows = imu.reshape(*imu.shape[:2], -1, self.window).transpose(1, 2).flatten(2)
+        embedded = self.imu_stem(windows)
+        return _with_class_token(embedded, self.cls_token, self.pos_embed)
+
+
+def stem_module(stem: Stem, width: int) -> nn.Module:
+    """Return the module that turns the input of ``stem`` into tokens (batch, tokens, width)."""
+    match stem:
+        case ImageStem():
+            return _ImageTokens(stem, width)
+        case TextStem():
+            return TextTokens(stem, width)
+        case AudioStem():
+            return _AudioTokens(stem, width)
+        case ImuStem():
+            return _ImuTokens(stem, width)
