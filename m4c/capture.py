@@ -155,7 +155,7 @@ def _name_weights(model: ir.Model, graph: Graph) -> None:
         assert value.name is not None
         assert value.const_value is not None
         tensor = value.const_value
-        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape)
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         if value.name in state:
             value.name = value.name.removeprefix(SOURCE)
             value.metadata_props[FROM_CHECKPOINT] = value.name
@@ -176,7 +176,7 @@ def _unbound(name: str, tensor: ir.TensorProtocol) -> ir.LazyTensor:
     def read() -> Array:
         raise Bug(f"{name} was read, but no checkpoint is bound", where=name)
 
-    return lazy(name, tensor.dtype, [int(d) for d in tensor.shape], read)
+    return lazy(name, tensor.dtype, tensor.shape.numpy(), read)
 
 
 @contextlib.contextmanager

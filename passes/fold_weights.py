@@ -34,7 +34,7 @@ def _slice(node: ir.Node) -> Evaluate:
         index: list[Any] = [slice(None)] * data.ndim
         for i, axis in enumerate(chosen):
             index[int(axis)] = slice(int(starts[i]), int(ends[i]), None if steps is None else int(steps[i]))
-        return data[tuple(index)]
+        return np.asarray(data[tuple(index)])
 
     return evaluate
 
@@ -122,7 +122,7 @@ def _obstacle(node: ir.Node) -> str | None:
     shape = static(output)
     if shape is None or output.dtype is None:
         return f"{output.name} has no static shape"
-    size = int(np.prod(shape)) * output.dtype.itemsize
+    size = int(np.prod(shape)) * output.dtype.numpy().itemsize
     kept = [
         v
         for v in node.inputs

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -35,6 +36,8 @@ class Port:
 
 class GraphModule(nn.Module):
     """Base of every captured module: its one child ``source`` holds all weights, under their checkpoint names."""
+
+    source: Any
 
     def __init__(self, source: nn.Module) -> None:
         """Keep the sub-model's module as ``source``."""

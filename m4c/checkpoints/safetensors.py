@@ -1,0 +1,88 @@
+"""Safetensors files, single or sharded with an index: validated by the library, mapped, read a tensor at a time."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from safetensors import SafetensorError, safe_open
+
+from m4c.errors import CheckpointError
+from m4c.weights import Array, lazy
+
+DTYPES = {
+    "BF16": ir.DataType.BFLOAT16,
+    "BOOL": ir.DataType.BOOL,
+    "F16": ir.DataType.FLOAT16,
+    "F32": ir.DataType.FLOAT,
+    "F64": ir.DataType.DOUBLE,
+    "I16": ir.DataType.INT16,
+    "I32": ir.DataType.INT32,
+    "I64": ir.DataType.INT64,
+    "I8": ir.DataType.INT8,
+    "U8": ir.DataType.UINT8,
+}
+
+
+def open_file(path: Path) -> Mapping[str, ir.TensorProtocol]:
+    """Return the tensors of one file, unread.
+
+    Raises:
+        CheckpointError: if the header is damaged, or a dtype is not one that m4c reads.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:  # checks offsets against the size of the file
+            names = list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"not a readable safetensors file: {error}", where=str(path)) from error
+    with path.open("rb") as raw:
+        length = int.from_bytes(raw.read(8), "little")
+        header = json.loads(raw.read(length))
+    return {name: _tensor(path, 8 + length, name, header[name]) for name in names}
+
+
+def open_sharded(index: Path) -> Mapping[str, ir.TensorProtocol]:
+    """Return the tensors of all files that an index names.
+
+    Raises:
+        CheckpointError: if the index is damaged, names a file outside its folder, or a tensor is not where it says.
+    """
+    try:
+        table: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError("not an index of safetensors files: no weight_map", where=str(index)) from error
+    shards: dict[str, Mapping[str, ir.TensorProtocol]] = {}
+    for shard in sorted(set(table.values())):
+        if Path(shard).name != shard:
+            raise CheckpointError(f"the index names a file outside its folder: {shard}", where=str(index))
+        if not (index.parent / shard).is_file():
+            raise CheckpointError(
+                f"{shard} is missing", where=str(index), fix="download the whole checkpoint"
+            )
+        shards[shard] = open_file(index.parent / shard)
+    missing = [name for name, shard in table.items() if name not in shards[shard]]
+    if missing:
+        raise CheckpointError(
+            f"{missing[0]} is not in {table[missing[0]]}, where the index says", where=str(index)
+        )
+    return {name: shards[shard][name] for name, shard in table.items()}
+
+
+def _tensor(path: Path, base: int, name: str, entry: Mapping[str, Any]) -> ir.LazyTensor:
+    """Return the lazy tensor of one header entry."""
+    if entry["dtype"] not in DTYPES:
+        raise CheckpointError(
+            f"{name} has dtype {entry['dtype']}",
+            where=str(path),
+            fix=f"m4c reads {', '.join(sorted(DTYPES))}",
+        )
+    dtype, shape, start = DTYPES[entry["dtype"]], tuple(entry["shape"]), base + entry["data_offsets"][0]
+
+    def read() -> Array:
+        if 0 in shape:
+            return np.zeros(shape, dtype.numpy())
+        return np.memmap(path, dtype.numpy(), "r", start, shape or (1,)).reshape(shape)
+
+    return lazy(name, dtype, shape, read)
