@@ -1,0 +1,251 @@
+"""``backbone``, ``gen_dec`` and ``projection``: LLaMA, its output layer alone, and the map from embeddings to its prompt.
+
+The backbone's module is transformers' ``LlamaForCausalLM``, untouched, so that checkpoints fit by name and the library's own
+forward stays the reference. What is captured walks through its layers here: masks, positions and the cache are inputs, and
+rotary angles are a table. So one graph without shape arithmetic serves prefill (``past`` = 0) and decoding (``sequence`` = 1).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaAttention
+
+from m4c.models.attention import (
+    MASK,
+    POSITIONS,
+    attend,
+    cache_ports,
+    grow,
+    join_heads,
+    sample_floats,
+    sample_steps,
+    split_heads,
+)
+from m4c.models.graph import Graph, GraphModule, Port, Sizes, Submodel
+from m4c.models.llama_sizes import PRESETS, HeadSizes, LlamaSizes, ProjectionSizes
+
+__all__ = ["PRESETS", "HeadSizes", "LlamaSizes", "ProjectionSizes", "build", "rotary_table", "rotate"]
+
+LICENCE = "LLaMA research licence, or Llama 2 community licence, as the checkpoint's (Meta)"
+
+
+class _Embed(GraphModule):
+    """Token ids to prompt vectors."""
+
+    source: LlamaForCausalLM
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the embeddings (batch, sequence, width) of ``tokens`` (batch, sequence)."""
+        embeds: Tensor = self.source.model.embed_tokens(tokens)
+        return embeds
+
+
+class _Decoder(GraphModule):
+    """Prompt vectors and caches to token scores, states and grown caches."""
+
+    source: LlamaForCausalLM
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, source: LlamaForCausalLM, config: LlamaSizes) -> None:
+        super().__init__(source)
+        self.config = config
+        cos, sin = rotary_table(source, config.max_positions)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
+        """Decode one stretch; ``pasts`` are key and value of each layer in turn."""
+        cos, sin = (F.embedding(positions, table).unsqueeze(1) for table in (self.cos, self.sin))
+        groups = self.config.heads // self.config.kv_heads
+        shared_mask = torch.cat([mask] * groups, dim=2) if groups > 1 else mask
+        states, presents = embeds, []
+        for layer, key, value in zip(self.source.model.layers, pasts[::2], pasts[1::2], strict=True):
+            heads = self._heads(layer.self_attn, layer.input_layernorm(states), cos, sin)
+            key, value = grow(key, heads[1]), grow(value, heads[2])
+            presents += [key, value]
+            states = states + layer.self_attn.o_proj(self._attend(heads[0], key, value, shared_mask))
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+        states = self.source.model.norm(states)
+        return (self.source.lm_head(states), states, *presents)
+
+    def _heads(
+        self, attention: LlamaAttention, x: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return turned queries, turned keys and values of ``x``, (batch, heads, sequence, head_dim) each."""
+        query = split_heads(attention.q_proj(x), self.config.heads)
+        key = split_heads(attention.k_proj(x), self.config.kv_heads)
+        value = split_heads(attention.v_proj(x), self.config.kv_heads)
+        return rotate(query, cos, sin), rotate(key, cos, sin), value
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Attend, the queries that share a key-value head as if they were further steps: no cache is copied."""
+        batch, heads, kv_heads = query.shape[0], self.config.heads, self.config.kv_heads
+        if heads == kv_heads:
+            return join_heads(attend(query, key, value, mask))
+        grouped = query.reshape(batch, kv_heads, -1, self.config.head_dim)
+        attended = attend(grouped, key, value, mask)
+        return join_heads(attended.reshape(batch, heads, -1, self.config.head_dim))
+
+
+def rotary_table(source: LlamaForCausalLM, max_positions: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and signed sines (max_positions, head_dim) as the library's own rotary module computes them.
+
+    The first half of the sines is negated: what the library does to the vector at each step is done here once.
+    """
+    every = torch.arange(max_positions)[None]
+    cos, sin = source.model.rotary_emb(torch.zeros(1), every)
+    first, second = sin[0].chunk(2, dim=-1)
+    return cos[0].clone(), torch.cat((-first, second), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn ``x`` (batch, heads, sequence, head_dim) by the angles whose cosines and signed sines are given."""
+    half = x.shape[3] // 2
+    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
+    return x * cos + swapped * sin
+
+
+class _Head(GraphModule):
+    """States to token scores."""
+
+    source: nn.ModuleDict
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Score every token after ``hidden`` (batch, width)."""
+        logits: Tensor = self.source["lm_head"](hidden)
+        return logits
+
+
+class _Projection(GraphModule):
+    """Embeddings to prompt vectors."""
+
+    source: nn.ModuleDict
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Map ``embedding`` (batch, embedding) to one prompt vector (batch, 1, width)."""
+        prompt: Tensor = self.source["linear"](embedding)
+        return prompt.unsqueeze(1)
+
+
+def build(name: str, config: LlamaSizes | HeadSizes | ProjectionSizes) -> Submodel:
+    """Build ``backbone``, ``gen_dec`` or ``projection``: which one, the sizes say."""
+    match config:
+        case LlamaSizes():
+            return _backbone(name, config)
+        case HeadSizes():
+            return _gen_dec(name, config)
+        case ProjectionSizes():
+            return _projection(name, config)
+
+
+def _backbone(name: str, config: LlamaSizes) -> Submodel:
+    source = LlamaForCausalLM(config.to_library()).eval()
+    return Submodel(
+        name=name,
+        source=source,
+        graphs=(_embed_graph(name, source, config), _decoder_graph(name, source, config)),
+        licence=LICENCE,
+        ignored=r".*\.rotary_emb\.inv_freq$",
+        tied={"lm_head.weight": "model.embed_tokens.weight"} if config.tied else {},
+        assets=("tokenizer.json",),
+    )
+
+
+def _embeds(config: LlamaSizes) -> Port:
+    return Port(
+        "embeds",
+        "float32",
+        ("batch", "sequence", config.width),
+        "prompt vectors: tokens by backbone/embed, embeddings of other media by projection/linear",
+    )
+
+
+def _embed_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Graph:
+    tokens = Port(
+        "tokens",
+        "int64",
+        ("batch", "sequence"),
+        "token ids",
+        host={
+            "kind": "json-tokenizer",
+            "asset": "tokenizer.json",
+            "start": [config.begin],
+            "end": list(config.end),
+            "max_tokens": config.max_positions,
+        },
+    )
+
+    def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
+        return {"tokens": rng.integers(0, config.vocabulary, tokens.sized(sizes))}
+
+    return Graph(
+        f"{name}/embed",
+        _Embed(source),
+        (tokens,),
+        (_embeds(config),),
+        sample,
+        sizes={"batch": 1, "sequence": 3},
+        dynamic=frozenset({"sequence"}),
+    )
+
+
+def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Graph:
+    embeds = _embeds(config)
+    shape = ("batch", config.kv_heads, "past", config.head_dim)
+    pasts = cache_ports("past", config.layers, shape, "steps before this call")
+    grown = ("batch", config.kv_heads, "past + sequence", config.head_dim)
+    logits = Port(
+        "logits", "float32", ("batch", "sequence", config.vocabulary), "score of each token to come next"
+    )
+    hidden = Port(
+        "hidden", "float32", ("batch", "sequence", config.width), "states after the final norm, for gen_dec"
+    )
+
+    def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
+        floats = sample_floats(rng, (embeds, *pasts), sizes)
+        return {"embeds": floats.pop("embeds"), **sample_steps(sizes), **floats}
+
+    return Graph(
+        f"{name}/decoder",
+        _Decoder(source, config),
+        (embeds, POSITIONS, MASK, *pasts),
+        (
+            logits,
+            hidden,
+            *cache_ports("present", config.layers, grown, "the past with the steps of this call"),
+        ),
+        sample,
+        sizes={"batch": 1, "sequence": 3, "past": 5},
+        dynamic=frozenset({"sequence", "past"}),
+    )
+
+
+def _gen_dec(name: str, config: HeadSizes) -> Submodel:
+    """Build ``gen_dec``. For pure generation it is the backbone's ``lm_head``: one state in, so no sequence axis."""
+    source = nn.ModuleDict({"lm_head": nn.Linear(config.width, config.vocabulary, bias=False)}).eval()
+    hidden = Port("hidden", "float32", ("batch", config.width), "the last of the backbone's states")
+    logits = Port("logits", "float32", ("batch", config.vocabulary), "score of each token to come next")
+
+    def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
+        return sample_floats(rng, (hidden,), sizes)
+
+    graph = Graph(f"{name}/head", _Head(source), (hidden,), (logits,), sample)
+    return Submodel(name, source, (graph,), LICENCE, ignored=r"model\..*")
+
+
+def _projection(name: str, config: ProjectionSizes) -> Submodel:
+    """Build ``projection``, which every task trains anew: it is stored with the adapter."""
+    source = nn.ModuleDict({"linear": nn.Linear(config.embedding, config.width)}).eval()
+    embedding = Port("embedding", "float32", ("batch", config.embedding), "what an ImageBind encoder gave")
+    prompt = Port(
+        "prompt", "float32", ("batch", 1, config.width), "one vector for the media slot of the prompt"
+    )
+
+    def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
+        return sample_floats(rng, (embedding,), sizes)
+
+    graph = Graph(f"{name}/linear", _Projection(source), (embedding,), (prompt,), sample)
+    return Submodel(name, source, (graph,), "as its trainer says")

@@ -1,0 +1,152 @@
+"""Sizes of the backbone and its two linear heads: the presets, and what a checkpoint's ``config.json`` says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from transformers import LlamaConfig
+
+from m4c.errors import CheckpointError, UsageError
+
+FIXED_ROPES = ("default", "linear", "llama3", "yarn")
+"""Rotary kinds whose angles depend on the position alone, so that a table can hold them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaSizes:
+    """Sizes of one LLaMA, in transformers' terms. Defaults: LLaMA-7B, as published in its configuration."""
+
+    vocabulary: int = 32000
+    width: int = 4096
+    ffn: int = 11008
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 32
+    head_dim: int = 128
+    max_positions: int = 2048
+    rms_epsilon: float = 1e-6
+    rope: Mapping[str, object] = field(
+        default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0}, hash=False
+    )
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    tied: bool = False
+    """Whether the output layer is the token embedding."""
+    begin: int = 1
+    end: tuple[int, ...] = (2,)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that the graph cannot express."""
+        if self.heads % self.kv_heads:
+            raise UsageError(
+                f"{self.heads} heads do not share {self.kv_heads} key-value heads evenly",
+                fix="kv_heads must divide heads",
+            )
+        if self.rope.get("rope_type") not in FIXED_ROPES:
+            raise UsageError(
+                f"rotary embeddings of type {self.rope.get('rope_type')!r} depend on more than the position",
+                fix=f"use a model with one of: {', '.join(FIXED_ROPES)}",
+            )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> "LlamaSizes":
+        """Return the sizes that a checkpoint's ``config.json`` states.
+
+        Raises:
+            CheckpointError: if it is not a LLaMA, or lacks what has no default.
+            UsageError: if the sizes are none that a graph can express.
+        """
+        if values.get("model_type") != "llama" or values.get("hidden_act", "silu") != "silu":
+            raise CheckpointError(
+                f"model_type is {values.get('model_type')!r}, hidden_act is {values.get('hidden_act')!r}",
+                where="config.json",
+                fix="the backbone takes checkpoints of model_type 'llama' with hidden_act 'silu'",
+            )
+        try:
+            config = LlamaConfig.from_dict(dict(values))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"transformers refuses this configuration: {error}",
+                where="config.json",
+                fix="compare it with the config.json that the checkpoint was published with",
+            ) from error
+        return cls.from_library(config)
+
+    @classmethod
+    def from_library(cls, config: LlamaConfig) -> "LlamaSizes":
+        """Return the sizes of a transformers configuration."""
+        ends = config.eos_token_id
+        return cls(
+            vocabulary=config.vocab_size,
+            width=config.hidden_size,
+            ffn=config.intermediate_size,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            max_positions=config.max_position_embeddings,
+            rms_epsilon=config.rms_norm_eps,
+            rope=dict(config.rope_parameters),
+            attention_bias=config.attention_bias,
+            mlp_bias=config.mlp_bias,
+            tied=config.tie_word_embeddings,
+            begin=config.bos_token_id,
+            end=tuple(ends) if isinstance(ends, list) else (ends,),
+        )
+
+    def to_library(self) -> LlamaConfig:
+        """Return these sizes as a transformers configuration."""
+        return LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.width,
+            intermediate_size=self.ffn,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            max_position_embeddings=self.max_positions,
+            rms_norm_eps=self.rms_epsilon,
+            rope_parameters=dict(self.rope),
+            attention_bias=self.attention_bias,
+            mlp_bias=self.mlp_bias,
+            tie_word_embeddings=self.tied,
+            bos_token_id=self.begin,
+            eos_token_id=list(self.end),
+            attn_implementation="eager",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSizes:
+    """Sizes of ``gen_dec``: the backbone's state width and the number of tokens it scores."""
+
+    width: int = 4096
+    vocabulary: int = 32000
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionSizes:
+    """Sizes of ``projection``: the encoders' embedding width and the backbone's state width."""
+
+    embedding: int = 1024
+    width: int = 4096
+
+
+EMBEDDING_WIDTH = {"m4": 1024, "m4-nano": 64}
+"""Width of the encoders' embeddings in each preset."""
+
+NANO = LlamaSizes(
+    vocabulary=512, width=64, ffn=176, layers=2, heads=4, kv_heads=4, head_dim=16, max_positions=128
+)
+
+PRESETS: Mapping[str, Mapping[str, LlamaSizes | HeadSizes | ProjectionSizes]] = {
+    "m4": {
+        "backbone": LlamaSizes(),
+        "gen_dec": HeadSizes(),
+        "projection": ProjectionSizes(EMBEDDING_WIDTH["m4"]),
+    },
+    "m4-nano": {
+        "backbone": NANO,
+        "gen_dec": HeadSizes(NANO.width, NANO.vocabulary),
+        "projection": ProjectionSizes(EMBEDDING_WIDTH["m4-nano"], NANO.width),
+    },
+}
