@@ -3,7 +3,7 @@
 import numpy as np
 
 HIDDEN = np.float32(-1e9)
-"""Added to a score that must not count: after softmax it is exactly 0 in float32, and it stays finite in sums."""
+"""Added to a score that must not count: exactly 0 after a float32 softmax, and finite in sums."""
 
 
 def causal_mask(sequence: int, past: int) -> np.ndarray:
