@@ -1,16 +1,16 @@
 """``backbone``, ``gen_dec`` and ``projection``: LLaMA, its output layer alone, and the map from embeddings to its prompt.
 
-The backbone's module is transformers' ``LlamaForCausalLM``, untouched, so that checkpoints fit by name and the library's own
-forward stays the reference. What is captured walks through its layers here: masks, positions and the cache are inputs, and
-rotary angles are a table. So one graph without shape arithmetic serves prefill (``past`` = 0) and decoding (``sequence`` = 1).
+The backbone is transformers' ``LlamaForCausalLM``, its modules and names kept, so that checkpoints fit. Only how its layers
+call them is written here: mask, positions and cache are inputs, and rotary angles a table. So one graph, without arithmetic on
+shapes, serves prefill (``past`` = 0) and decoding (``sequence`` = 1). The numbers are the library's.
 """
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaAttention
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
 from m4c.models.attention import (
     MASK,
@@ -29,6 +29,76 @@ from m4c.models.llama_sizes import PRESETS, HeadSizes, LlamaSizes, ProjectionSiz
 __all__ = ["PRESETS", "HeadSizes", "LlamaSizes", "ProjectionSizes", "build", "rotary_table", "rotate"]
 
 LICENCE = "LLaMA research licence, or Llama 2 community licence, as the checkpoint's (Meta)"
+
+
+Cache = tuple[Tensor, Tensor]
+"""Keys and values of one layer, (batch, kv_heads, steps, head_dim) each."""
+
+Turn = tuple[Tensor, Tensor]
+"""Cosines and signed sines of the steps of a call, (batch, 1, sequence, head_dim) each."""
+
+
+def rotary_table(source: LlamaForCausalLM, max_positions: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and signed sines (max_positions, head_dim) as the library's own rotary module computes them.
+
+    The first half of the sines is negated: what the library does to the vector at each step is done here once.
+    """
+    every = torch.arange(max_positions)[None]
+    cos, sin = source.model.rotary_emb(torch.zeros(1), every)
+    first, second = sin[0].chunk(2, dim=-1)
+    return cos[0].clone(), torch.cat((-first, second), dim=-1)
+
+
+def rotate(x: Tensor, turn: Turn) -> Tensor:
+    """Turn ``x`` (batch, heads, sequence, head_dim) by the angles of ``turn``."""
+    half = x.shape[3] // 2
+    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
+    return x * turn[0] + swapped * turn[1]
+
+
+class CachedAttention(nn.Module):
+    """LlamaAttention's four linear layers, with the cache as arguments and results."""
+
+    def __init__(self, stock: LlamaAttention, config: LlamaSizes) -> None:
+        """Take the linear layers of ``stock``, under their names."""
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = stock.q_proj, stock.k_proj, stock.v_proj
+        self.o_proj = stock.o_proj
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+
+    def forward(self, x: Tensor, turn: Turn, mask: Tensor, past: Cache) -> tuple[Tensor, Cache]:
+        """Attend from ``x`` (batch, sequence, width) to the past and itself; return also the grown cache.
+
+        ``mask`` is (batch, 1, sequence · heads/kv_heads, past + sequence).
+        """
+        query = rotate(split_heads(self.q_proj(x), self.heads), turn)
+        key = grow(past[0], rotate(split_heads(self.k_proj(x), self.kv_heads), turn))
+        value = grow(past[1], split_heads(self.v_proj(x), self.kv_heads))
+        if self.heads == self.kv_heads:
+            attended = attend(query, key, value, mask)
+        else:
+            # queries that share a key-value head count as further steps, so that no cache is copied
+            grouped = query.reshape(x.shape[0], self.kv_heads, -1, self.head_dim)
+            attended = attend(grouped, key, value, mask).reshape(x.shape[0], self.heads, -1, self.head_dim)
+        return self.o_proj(join_heads(attended)), (key, value)
+
+
+class CachedLayer(nn.Module):
+    """LlamaDecoderLayer's modules around a :class:`CachedAttention`."""
+
+    def __init__(self, stock: LlamaDecoderLayer, config: LlamaSizes) -> None:
+        """Take the modules of ``stock``, under their names."""
+        super().__init__()
+        self.self_attn = CachedAttention(stock.self_attn, config)
+        self.mlp = stock.mlp
+        self.input_layernorm = stock.input_layernorm
+        self.post_attention_layernorm = stock.post_attention_layernorm
+
+    def forward(self, x: Tensor, turn: Turn, mask: Tensor, past: Cache) -> tuple[Tensor, Cache]:
+        """Return ``x`` (batch, sequence, width) after this layer, and the grown cache."""
+        attended, present = self.self_attn(self.input_layernorm(x), turn, mask, past)
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x)), present
 
 
 class _Embed(GraphModule):
@@ -51,61 +121,25 @@ class _Decoder(GraphModule):
 
     def __init__(self, source: LlamaForCausalLM, config: LlamaSizes) -> None:
         super().__init__(source)
-        self.config = config
+        self.groups = config.heads // config.kv_heads
         cos, sin = rotary_table(source, config.max_positions)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
         """Decode one stretch; ``pasts`` are key and value of each layer in turn."""
-        cos, sin = (F.embedding(positions, table).unsqueeze(1) for table in (self.cos, self.sin))
-        groups = self.config.heads // self.config.kv_heads
-        shared_mask = torch.cat([mask] * groups, dim=2) if groups > 1 else mask
+        turn = (
+            functional.embedding(positions, self.cos).unsqueeze(1),
+            functional.embedding(positions, self.sin).unsqueeze(1),
+        )
+        if self.groups > 1:
+            mask = torch.cat([mask] * self.groups, dim=2)
         states, presents = embeds, []
-        for layer, key, value in zip(self.source.model.layers, pasts[::2], pasts[1::2], strict=True):
-            heads = self._heads(layer.self_attn, layer.input_layernorm(states), cos, sin)
-            key, value = grow(key, heads[1]), grow(value, heads[2])
-            presents += [key, value]
-            states = states + layer.self_attn.o_proj(self._attend(heads[0], key, value, shared_mask))
-            states = states + layer.mlp(layer.post_attention_layernorm(states))
+        for layer, *past in zip(self.source.model.layers, pasts[::2], pasts[1::2], strict=True):
+            states, present = layer(states, turn, mask, past)
+            presents += present
         states = self.source.model.norm(states)
         return (self.source.lm_head(states), states, *presents)
-
-    def _heads(
-        self, attention: LlamaAttention, x: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return turned queries, turned keys and values of ``x``, (batch, heads, sequence, head_dim) each."""
-        query = split_heads(attention.q_proj(x), self.config.heads)
-        key = split_heads(attention.k_proj(x), self.config.kv_heads)
-        value = split_heads(attention.v_proj(x), self.config.kv_heads)
-        return rotate(query, cos, sin), rotate(key, cos, sin), value
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Attend, the queries that share a key-value head as if they were further steps: no cache is copied."""
-        batch, heads, kv_heads = query.shape[0], self.config.heads, self.config.kv_heads
-        if heads == kv_heads:
-            return join_heads(attend(query, key, value, mask))
-        grouped = query.reshape(batch, kv_heads, -1, self.config.head_dim)
-        attended = attend(grouped, key, value, mask)
-        return join_heads(attended.reshape(batch, heads, -1, self.config.head_dim))
-
-
-def rotary_table(source: LlamaForCausalLM, max_positions: int) -> tuple[Tensor, Tensor]:
-    """Return cosines and signed sines (max_positions, head_dim) as the library's own rotary module computes them.
-
-    The first half of the sines is negated: what the library does to the vector at each step is done here once.
-    """
-    every = torch.arange(max_positions)[None]
-    cos, sin = source.model.rotary_emb(torch.zeros(1), every)
-    first, second = sin[0].chunk(2, dim=-1)
-    return cos[0].clone(), torch.cat((-first, second), dim=-1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn ``x`` (batch, heads, sequence, head_dim) by the angles whose cosines and signed sines are given."""
-    half = x.shape[3] // 2
-    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + swapped * sin
 
 
 class _Head(GraphModule):
@@ -143,6 +177,7 @@ def build(name: str, config: LlamaSizes | HeadSizes | ProjectionSizes) -> Submod
 
 def _backbone(name: str, config: LlamaSizes) -> Submodel:
     source = LlamaForCausalLM(config.to_library()).eval()
+    source.model.layers = nn.ModuleList(CachedLayer(layer, config) for layer in source.model.layers)
     return Submodel(
         name=name,
         source=source,
