@@ -33,9 +33,11 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).reshape(x.shape[0], -1, x.shape[1] * x.shape[3])
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Return softmax(query · keyᵀ / √head_dim + mask) · value; all (batch, heads, steps, head_dim)."""
-    scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3) + mask
+    scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
+    if mask is not None:
+        scores = scores + mask
     return torch.softmax(scores, dim=-1) @ value
 
 

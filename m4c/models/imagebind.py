@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from m4c.models.clip_tokens import ClipTokens
 from m4c.models.graph import Graph, GraphModule, Port, Sample, Sizes, Submodel
 from m4c.models.imagebind_encoder import ImageBindConfig, ImageBindEncoder
 from m4c.models.imagebind_stems import AudioStem, ImageStem, ImuStem, TextStem
@@ -25,7 +26,9 @@ PRESETS: Mapping[str, Mapping[str, ImageBindConfig]] = {
     },
     "m4-nano": {
         "img_enc": ImageBindConfig("vision", ImageStem(32, 8), 2, 64, 4, NANO_EMBEDDING, norm_first=True),
-        "txt_enc": ImageBindConfig("text", TextStem(1000, 16), 2, 64, 4, NANO_EMBEDDING, scale=1 / 0.07),
+        "txt_enc": ImageBindConfig(
+            "text", TextStem(ClipTokens(1000, 16)), 2, 64, 4, NANO_EMBEDDING, scale=1 / 0.07
+        ),
         "aud_b_enc": ImageBindConfig(
             "audio", AudioStem(3, 32, 52), 2, 64, 4, NANO_EMBEDDING, bias_kv=True, scale=20.0
         ),
@@ -74,21 +77,8 @@ def _input(config: ImageBindConfig) -> Port:
                 "RGB image, shorter side resized and centre cut, each channel normalised",
                 host={"kind": "image", "size": size, "mean": [*IMAGE_MEAN], "std": [*IMAGE_STD]},
             )
-        case TextStem() as stem:
-            return Port(
-                "tokens",
-                "int64",
-                ("batch", stem.tokens),
-                "token ids: start, text, end, then zeros",
-                host={
-                    "kind": "clip-bpe",
-                    "context": stem.tokens,
-                    "vocabulary": stem.vocabulary,
-                    "start": stem.start,
-                    "end": stem.end,
-                    "pad": 0,
-                },
-            )
+        case TextStem(words=words):
+            return words.port
         case AudioStem() as stem:
             return Port(
                 "mel",
@@ -144,22 +134,8 @@ def _output(config: ImageBindConfig) -> Port:
 
 def _sampler(config: ImageBindConfig, taken: Port) -> Sample:
     def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
-        shape = taken.sized(sizes)
-        if not isinstance(config.stem, TextStem):
-            return {taken.name: rng.standard_normal(shape).astype(np.float32)}
-        return {taken.name: texts(rng, *shape, start=config.stem.start, end=config.stem.end)}
+        if isinstance(config.stem, TextStem):
+            return {taken.name: config.stem.words.texts(rng, sizes["batch"])}
+        return {taken.name: rng.standard_normal(taken.sized(sizes)).astype(np.float32)}
 
     return sample
-
-
-def texts(
-    rng: np.random.Generator, batch: int, context: int, *, start: int, end: int, pad: int = 0
-) -> np.ndarray:
-    """Return random token ids (batch, context) int64: ``start``, at least one word, ``end``, then ``pad``."""
-    tokens = np.full((batch, context), pad, np.int64)
-    for row in tokens:
-        words = int(rng.integers(1, context - 1))
-        row[0] = start
-        row[1 : words + 1] = rng.integers(1, start, words)
-        row[words + 1] = end
-    return tokens

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from m4c.models.attention import attend, join_heads, split_heads
 from m4c.models.imagebind_stems import AudioStem, ImageStem, ImuStem, Stem, TextStem, TextTokens, stem_module
 
 LN_EPS = 1e-6
@@ -60,22 +61,14 @@ class Attention(nn.Module):
         rows = slice(part * x.shape[2], (part + 1) * x.shape[2])
         return F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
 
-    def _split(self, x: Tensor) -> Tensor:
-        """Return ``x`` (batch, n, d) as (batch, heads, n, d / heads)."""
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
-
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend over ``x`` (batch, n, d); ``mask`` (n, n) is added to the scores."""
+        """Attend over ``x`` (batch, n, d); ``mask`` (1, 1, n, n) is added to the scores."""
         query, key, value = self._project(x, 0), self._project(x, 1), self._project(x, 2)
         if self.bias_kv:
             key = torch.cat([key, self.bias_k.expand(x.shape[0], -1, -1)], dim=1)
             value = torch.cat([value, self.bias_v.expand(x.shape[0], -1, -1)], dim=1)
-        query, key, value = self._split(query), self._split(key), self._split(value)
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
-        if mask is not None:
-            scores = scores + mask
-        mixed = scores.softmax(dim=-1) @ value
-        projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        q, k, v = (split_heads(part, self.heads) for part in (query, key, value))
+        projected: Tensor = self.out_proj(join_heads(attend(q, k, v, mask)))
         return projected
 
 

@@ -5,14 +5,14 @@ Each stem is a dataclass of sizes and a module whose parameters are named as in 
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HIDDEN = -1e9
-"""Mask value of a token that must not be seen: its weight is exactly 0, and no infinity enters the graph."""
+from m4c.host.masks import causal_mask
+from m4c.models.clip_tokens import ClipTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +31,14 @@ class ImageStem:
 
 @dataclass(frozen=True, slots=True)
 class TextStem:
-    """Byte-pair tokens; the two largest ids start and end every text."""
+    """Byte-pair tokens; the head reads the state of the end token, whose id is the largest."""
 
-    vocabulary: int = 49408
-    tokens: int = 77
-
-    @property
-    def start(self) -> int:
-        """Id of the token that starts every text."""
-        return self.vocabulary - 2
+    words: ClipTokens = field(default_factory=ClipTokens)
 
     @property
-    def end(self) -> int:
-        """Id of the token that ends every text: the largest, by which the head finds it."""
-        return self.vocabulary - 1
+    def tokens(self) -> int:
+        """Count of tokens; text has no class token."""
+        return self.words.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +120,13 @@ class TextTokens(nn.Module):
     causal: Tensor
 
     def __init__(self, stem: TextStem, width: int) -> None:
-        """Make the embedding, the positions, and the causal mask ``causal`` (tokens, tokens)."""
+        """Make the embedding, the positions, and the mask ``causal`` (1, 1, tokens, tokens)."""
         super().__init__()
-        self.token_embedding = nn.Embedding(stem.vocabulary, width)
+        self.token_embedding = nn.Embedding(stem.words.vocabulary, width)
         self.pos_embed = nn.Parameter(torch.empty(1, stem.tokens, width))
-        above = torch.ones(stem.tokens, stem.tokens).triu(1)
         # The checkpoint's mask, with infinities, is kept for its key; the graph uses the finite one.
-        self.register_buffer("mask", torch.zeros_like(above).masked_fill(above.bool(), -math.inf))
-        self.register_buffer("causal", above * HIDDEN, persistent=False)
+        self.register_buffer("mask", torch.full((stem.tokens, stem.tokens), -math.inf).triu(1))
+        self.register_buffer("causal", torch.from_numpy(causal_mask(stem.tokens, 0)), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed ids (batch, tokens)."""
