@@ -34,7 +34,7 @@ def lazy(name: str, dtype: ir.DataType, shape: Sequence[int], read: Callable[[],
                 f"declared was {dtype.numpy()}{list(fixed)}",
                 where=name,
             )
-        return ir.Tensor(np.ascontiguousarray(value), dtype=dtype, shape=ir.Shape(fixed), name=name)
+        return ir.Tensor(np.asarray(value, order="C"), dtype=dtype, shape=ir.Shape(fixed), name=name)
 
     return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(fixed), name=name)
 

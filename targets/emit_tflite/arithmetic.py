@@ -1,0 +1,160 @@
+"""Operators that work value by value: sums and products, functions of one value, comparisons, choices, casts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as tfl
+
+from m4c.targets.emit_tflite.flat import Affine
+from m4c.targets.emit_tflite.lowering import Lowering
+from m4c.targets.emit_tflite.units import Unit
+
+Op = tfl.BuiltinOperator
+Emit = Callable[[Lowering, Unit], None]
+
+BROADCAST_RANK = {Op.ADD: 6, Op.MUL: 6, Op.SUB: 6, Op.DIV: 5, Op.POW: 4, Op.MAXIMUM: 8, Op.MINIMUM: 8}
+"""The most dimensions that LiteRT's kernels broadcast; 4 for the operators that are not listed."""
+
+LOGISTIC = Affine((1 / 256,), (-128,))
+"""What LiteRT's int8 LOGISTIC and SOFTMAX write (quantization specification of LiteRT)."""
+
+TANH = Affine((1 / 128,), (0,))
+"""What LiteRT's int8 TANH and L2_NORMALIZATION write."""
+
+INT8 = np.iinfo(np.int8)
+
+
+def binary(code: int, options: Callable[[], Any] | None = None) -> Emit:
+    """Return the function for an operator of two operands that broadcasts as ONNX does."""
+
+    def emit(at: Lowering, unit: Unit) -> None:
+        left, right = at.read(unit.input(0)), at.read(unit.input(1))
+        _broadcasts(at, code, (unit.input(0), unit.input(1)))
+        with at.result(unit.outputs[0]) as target:
+            at.emit(code, [left, right], [target], options() if options else None)
+
+    return emit
+
+
+def unary(code: int, options: Callable[[], Any] | None = None, writes: Affine | None = None) -> Emit:
+    """Return the function for an operator of one operand; ``writes`` is the fixed scale of its int8 result."""
+
+    def emit(at: Lowering, unit: Unit) -> None:
+        source = at.read(unit.input(0))
+        with at.result(unit.outputs[0], writes if at.integer else None) as target:
+            at.emit(code, [source], [target], options() if options else None)
+
+    return emit
+
+
+def gelu(at: Lowering, unit: Unit) -> None:
+    """Gelu is GELU, exact or by tanh as the node says."""
+    options = tfl.GeluOptionsT()
+    options.approximate = unit.attribute("approximate", "none") == "tanh"
+    source = at.read(unit.input(0))
+    with at.result(unit.outputs[0]) as target:
+        at.emit(Op.GELU, [source], [target], options)
+
+
+def rsqrt(at: Lowering, unit: Unit) -> None:
+    """Pow(x, -0.5), or Reciprocal(Sqrt(x)) with nothing in between, is RSQRT."""
+    unary(Op.RSQRT)(at, unit)
+
+
+def square(at: Lowering, unit: Unit) -> None:
+    """Pow(x, 2) is MUL(x, x), which has an integer kernel."""
+    source = at.read(unit.input(0))
+    with at.result(unit.outputs[0]) as target:
+        at.emit(Op.MUL, [source, source], [target], tfl.MulOptionsT())
+
+
+def reciprocal(at: Lowering, unit: Unit) -> None:
+    """Reciprocal(x) is DIV(1, x)."""
+    one, source = at.constant(np.array(1, np.float32)), at.read(unit.input(0))
+    with at.result(unit.outputs[0]) as target:
+        at.emit(Op.DIV, [one, source], [target], tfl.DivOptionsT())
+
+
+def clip(at: Lowering, unit: Unit) -> None:
+    """Clip(x, low, high) is RELU, RELU6, or MAXIMUM and MINIMUM with constants of x's own scale."""
+    low, high = (_bound(at, unit.optional(i)) for i in (1, 2))
+    source, output = at.read(unit.input(0)), unit.outputs[0]
+    if low == 0 and high in (None, 6):
+        with at.result(output) as target:
+            at.emit(Op.RELU if high is None else Op.RELU6, [source], [target])
+        return
+    steps = [(code, b) for code, b in ((Op.MAXIMUM, low), (Op.MINIMUM, high)) if b is not None]
+    if not steps:
+        raise at.refuse("it has no bound", "simplify the model first: this Clip does nothing")
+    affine = at.affine(source)
+    with at.result(output, affine) as target:
+        for code, bound in steps:
+            made = target if (code, bound) == steps[-1] else at.like("low", at.shape(output), source)
+            at.emit(code, [source, _scalar(at, bound, affine)], [made], tfl.MaximumMinimumOptionsT())
+            source = made
+
+
+def where(at: Lowering, unit: Unit) -> None:
+    """Where(c, a, b) is SELECT_V2; its int8 kernel copies, so both operands get the result's scale."""
+    condition = at.read(unit.input(0))
+    output = unit.outputs[0]
+    _broadcasts(at, Op.SELECT_V2, (unit.input(0), unit.input(1), unit.input(2)))
+    with at.result(output) as target:
+        chosen = [rescaled(at, at.read(unit.input(i)), target, f"choice{i}") for i in (1, 2)]
+        at.emit(Op.SELECT_V2, [condition, *chosen], [target], tfl.SelectV2OptionsT())
+
+
+def cast(at: Lowering, unit: Unit) -> None:
+    """Cast is CAST between the types that the tensors have in the file."""
+    source = at.read(unit.input(0))
+    with at.result(unit.outputs[0]) as target:
+        options = tfl.CastOptionsT()
+        options.inDataType = at.flat.tensors[source].kind
+        options.outDataType = at.flat.tensors[target].kind
+        at.emit(Op.CAST, [source], [target], options)
+
+
+def quantize(at: Lowering, unit: Unit) -> None:
+    """QuantizeLinear is QUANTIZE, unless its input is carried by its output; of an int8 tensor it is a rescaling."""
+    value, output = unit.input(0), unit.outputs[0]
+    carrier = at.plan.carrier.get(value)
+    if carrier is output:
+        return
+    source = at.place(value if carrier is None else carrier)
+    at.emit(Op.QUANTIZE, [source], [at.place(output)])
+
+
+def rescaled(at: Lowering, source: int, target: int, name: str) -> int:
+    """Return ``source`` in the scale of ``target``: itself, or the result of a QUANTIZE."""
+    wanted, tensor = at.affine(target), at.flat.tensors[source]
+    if wanted is None or tensor.affine is None or tensor.affine == wanted:
+        return source
+    made = at.scratch(f"{at.unit.outputs[0].name}.{name}", tensor.shape, wanted)
+    at.emit(Op.QUANTIZE, [source], [made])
+    return made
+
+
+def _broadcasts(at: Lowering, code: int, operands: tuple[ir.Value, ...]) -> None:
+    """Refuse what LiteRT does not broadcast: operands of different shapes and too many dimensions."""
+    shapes = [at.shape(operand) for operand in operands]
+    rank, most = max(map(len, shapes)), BROADCAST_RANK.get(code, 4)
+    if rank > most and len(set(shapes)) > 1:
+        listed = " and ".join(str(list(shape)) for shape in shapes)
+        raise at.refuse(
+            f"it broadcasts {listed}, LiteRT does so up to {most} dimensions",
+            "reshape the operands to fewer dimensions, or expand the smaller one",
+        )
+
+
+def _bound(at: Lowering, value: ir.Value | None) -> float | None:
+    return None if value is None else float(at.values(value, "a bound").item())
+
+
+def _scalar(at: Lowering, value: float, affine: Affine | None) -> int:
+    """Return ``value`` as a constant: float, or int8 of the given quantization, saturated."""
+    if affine is None:
+        return at.constant(np.array(value, np.float32))
+    q = np.clip(np.rint(value / affine.scale[0]) + affine.zero_point[0], INT8.min, INT8.max)
+    return at.constant(np.asarray(q, np.int8), affine)

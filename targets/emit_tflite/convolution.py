@@ -1,0 +1,188 @@
+"""Operators on images and signals: convolution and resizing.
+
+ONNX keeps channels second, TFLite last: each is wrapped in transpositions, which a pass may cancel. A signal [N, C, L] is
+an image of height 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as tfl
+
+from m4c.targets.emit_tflite.linear import biased
+from m4c.targets.emit_tflite.lowering import Array, Lowering
+from m4c.targets.emit_tflite.units import Unit
+
+Op = tfl.BuiltinOperator
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a kernel moves over an image, all as (height, width); ``before`` and ``after`` are the padding."""
+
+    size: Pair
+    strides: Pair
+    dilations: Pair
+    before: Pair
+    after: Pair
+
+    def padding(self, image: Pair) -> int | None:
+        """Return TFLite's name of the padding, or None if it has none and a PAD must come first."""
+        if not any((*self.before, *self.after)):
+            return int(tfl.Padding.VALID)
+        for axis in (0, 1):
+            extent = (self.size[axis] - 1) * self.dilations[axis] + 1
+            steps = -(-image[axis] // self.strides[axis])
+            total = max((steps - 1) * self.strides[axis] + extent - image[axis], 0)
+            if (self.before[axis], self.after[axis]) != (total // 2, total - total // 2):
+                return None
+        return int(tfl.Padding.SAME)
+
+
+def conv(at: Lowering, unit: Unit) -> None:
+    """Conv is CONV_2D, or DEPTHWISE_CONV_2D when every input channel is a group of its own."""
+    x, w = at.shape(unit.input(0)), at.shape(unit.input(1))
+    if len(x) not in (3, 4):
+        raise at.refuse(
+            f"its input has {len(x)} dimensions", "reshape it to a signal [N, C, L] or an image [N, C, H, W]"
+        )
+    groups = int(unit.attribute("group", 1))
+    depthwise = groups > 1 and groups == x[1]
+    source = channels_last(at, at.read(unit.input(0)), "in")
+    weight = _weight(at, unit, depthwise)
+    if not at.integer and at.affine(weight) is not None:
+        weight = _float(at, weight)
+    bias = biased(at, unit.optional(2), source, weight, w[0])
+    window = _window(at, unit)
+    padding = window.padding((at.flat.tensors[source].shape[1], at.flat.tensors[source].shape[2]))
+    if padding is None:
+        source, padding = _padded(at, source, window), int(tfl.Padding.VALID)
+    output = unit.outputs[0]
+    n, c, *size = at.shape(output)
+    options = _options(window, padding, w[0] // x[1] if depthwise else None)
+    code = Op.DEPTHWISE_CONV_2D if depthwise else Op.CONV_2D
+    with at.result(output) as target:
+        made = at.like("nhwc", (n, *image(size), c), target)
+        at.emit(code, [source, weight, bias], [made], options)
+        channels_first(at, made, target)
+
+
+def resize(at: Lowering, unit: Unit) -> None:
+    """Resize to the nearest value by whole factors of height and width is RESIZE_NEAREST_NEIGHBOR."""
+    x, y = at.shape(unit.input(0)), at.shape(unit.outputs[0])
+    mode = unit.attribute("mode", "nearest")
+    rounding = (
+        unit.attribute("coordinate_transformation_mode", "half_pixel"),
+        unit.attribute("nearest_mode", "round_prefer_floor"),
+    )
+    known = (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
+    whole = len(x) == 4 and x[:2] == y[:2] and all(b % a == 0 for a, b in zip(x[2:], y[2:], strict=True))
+    if mode != "nearest" or rounding not in known or not whole:
+        raise at.refuse(
+            f"{mode} with {', '.join(rounding)} from {list(x)} to {list(y)}",
+            "resize images [N, C, H, W] to the nearest value by whole factors of height and width",
+        )
+    source = channels_last(at, at.read(unit.input(0)), "in")
+    affine = at.affine(source)
+    with at.result(unit.outputs[0], affine) as target:
+        made = at.like("nhwc", (y[0], y[2], y[3], y[1]), target)
+        options = tfl.ResizeNearestNeighborOptionsT()
+        at.emit(Op.RESIZE_NEAREST_NEIGHBOR, [source, at.ints(y[2:])], [made], options)
+        channels_first(at, made, target)
+
+
+def image(size: Sequence[int]) -> Pair:
+    """Return (height, width) of a spatial shape; a signal has height 1."""
+    return (1, size[0]) if len(size) == 1 else (size[0], size[1])
+
+
+def channels_last(at: Lowering, source: int, name: str) -> int:
+    """Return tensor ``source`` as [N, H, W, C]."""
+    n, c, *size = at.flat.tensors[source].shape
+    perm = (0, 2, 1) if len(size) == 1 else (0, 2, 3, 1)
+    made = at.like(f"{name}.last", (n, *size, c), source)
+    at.emit(Op.TRANSPOSE, [source, at.ints(perm)], [made], tfl.TransposeOptionsT())
+    return reshaped(at, made, (n, *image(size), c), f"{name}.nhwc") if len(size) == 1 else made
+
+
+def channels_first(at: Lowering, source: int, target: int) -> None:
+    """Write tensor ``source`` [N, H, W, C] into ``target``, which has the channels second."""
+    n, c, *size = at.flat.tensors[target].shape
+    perm = (0, 2, 1) if len(size) == 1 else (0, 3, 1, 2)
+    if len(size) == 1:
+        source = reshaped(at, source, (n, *size, c), "nlc")
+    at.emit(Op.TRANSPOSE, [source, at.ints(perm)], [target], tfl.TransposeOptionsT())
+
+
+def reshaped(at: Lowering, source: int, shape: Sequence[int], name: str) -> int:
+    """Return tensor ``source`` in another shape."""
+    made = at.like(name, shape, source)
+    options = tfl.ReshapeOptionsT()
+    options.newShape = list(shape)
+    at.emit(Op.RESHAPE, [source, at.ints(shape)], [made], options)
+    return made
+
+
+def _weight(at: Lowering, unit: Unit, depthwise: bool) -> int:
+    """Return the kernel as [O, H, W, I], or [1, H, W, O] for a depthwise convolution."""
+    outer, inner, *size = at.shape(unit.input(1))
+    height, width = image(size)
+    shape = (1, height, width, outer) if depthwise else (outer, height, width, inner)
+
+    def view(held: Array) -> Array:
+        kernel = held.reshape(outer, inner, height, width)
+        return kernel.transpose(1, 2, 3, 0) if depthwise else kernel.transpose(0, 2, 3, 1)
+
+    layout = "depthwise" if depthwise else "ohwi"
+    return at.laid_out(unit.input(1), layout, view, shape, 3 if depthwise else 0)
+
+
+def _float(at: Lowering, weight: int) -> int:
+    """Return a quantized kernel dequantized, for a convolution that computes in float."""
+    held = at.flat.tensors[weight]
+    made = at.scratch(f"{at.unit.outputs[0].name}.kernel", held.shape)
+    at.emit(Op.DEQUANTIZE, [weight], [made])
+    return made
+
+
+def _window(at: Lowering, unit: Unit) -> Window:
+    size = image(at.shape(unit.input(1))[2:])
+    dims = len(at.shape(unit.input(1))) - 2
+    pads = unit.attribute("pads", [0] * 2 * dims)
+    if unit.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise at.refuse(f"auto_pad={unit.attribute('auto_pad', '')}", "write the padding out as pads")
+
+    def pair(values: Sequence[int], fill: int) -> Pair:
+        return (fill, values[0]) if dims == 1 else (values[0], values[1])
+
+    return Window(
+        size,
+        pair(unit.attribute("strides", [1] * dims), 1),
+        pair(unit.attribute("dilations", [1] * dims), 1),
+        pair(pads[:dims], 0),
+        pair(pads[dims:], 0),
+    )
+
+
+def _padded(at: Lowering, source: int, window: Window) -> int:
+    """Return ``source`` [N, H, W, C] with zeros around it."""
+    pads = np.zeros((4, 2), np.int32)
+    pads[1:3] = np.array([window.before, window.after]).T
+    shape = np.add(at.flat.tensors[source].shape, pads.sum(1))
+    made = at.like("padded", [int(d) for d in shape], source)
+    at.emit(Op.PAD, [source, at.ints(pads)], [made], tfl.PadOptionsT())
+    return made
+
+
+def _options(window: Window, padding: int, multiplier: int | None) -> Any:
+    options = tfl.Conv2DOptionsT()
+    if multiplier is not None:
+        options = tfl.DepthwiseConv2DOptionsT()
+        options.depthMultiplier = multiplier
+    options.padding = padding
+    options.strideH, options.strideW = window.strides
+    options.dilationHFactor, options.dilationWFactor = window.dilations
+    return options

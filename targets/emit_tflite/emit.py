@@ -1,0 +1,56 @@
+"""From the IR to a TFLite file: check and place everything first, then write."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from m4c.errors import UnsupportedError
+from m4c.targets.emit_tflite.flat import Flat, Progress
+from m4c.targets.emit_tflite.lowering import Lowering
+from m4c.targets.emit_tflite.quantization import plan
+from m4c.targets.emit_tflite.table import EMIT, INTEGER
+from m4c.targets.emit_tflite.units import Unit, units
+
+
+def to_tflite(
+    model: ir.Model, path: Path, *, signature: str = "serving_default", progress: Progress | None = None
+) -> None:
+    """Write ``model`` as a TFLite file with one ``signature`` whose inputs and outputs have the names of the IR.
+
+    Weights are read one at a time while the file is written, scales of quantized ones before that. ``progress`` hears the
+    bytes written since its last call. Equal models give equal bytes; a write that fails leaves no file.
+
+    Raises:
+        UnsupportedError: before anything is written, if an operator or a form of it is not known.
+    """
+    lower(model).write(path, signature, progress)
+
+
+def lower(model: ir.Model) -> Flat:
+    """Return ``model`` as the structure of a TFLite file, with its weights unread."""
+    graph = model.graph
+    pieces = units(graph)
+    for unit in pieces:
+        _known(unit)
+    if not pieces:
+        raise UnsupportedError(
+            "the graph has no operator", where=graph.name or "", fix="a graph that returns its inputs needs no file"
+        )
+    flat = Flat(graph.name or "main")
+    at = Lowering(flat, plan(graph, pieces, INTEGER), pieces[0])
+    flat.inputs = [(value.name or "", at.port(value)) for value in graph.inputs]
+    for unit in pieces:
+        at.unit = unit
+        EMIT[unit.operator](at, unit)
+    flat.outputs = [(value.name or "", at.port(value)) for value in graph.outputs]
+    return flat
+
+
+def _known(unit: Unit) -> None:
+    """Raise if there is no function for the operator of ``unit``."""
+    if unit.operator not in EMIT:
+        raise UnsupportedError(
+            f"the TFLite emitter has no function for {unit.operator}",
+            where=unit.where,
+            fix="rewrite the operator with a pass, or add a function to EMIT in targets/emit_tflite/table.py",
+        )

@@ -1,0 +1,68 @@
+"""Matrix products: by a stored matrix (FULLY_CONNECTED, which stores it as [N, K]) and of two computed values."""
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as tfl
+
+from m4c.targets.emit_tflite.flat import Affine
+from m4c.targets.emit_tflite.lowering import Lowering, static_shape
+from m4c.targets.emit_tflite.units import Unit
+
+Op = tfl.BuiltinOperator
+
+
+def linear(at: Lowering, unit: Unit) -> None:
+    """x @ W + b with stored W [K, N] and b [N] is FULLY_CONNECTED, for x of any rank.
+
+    With a float x and int8 W the kernel is LiteRT's hybrid one, which quantizes x by rows at run time.
+    """
+    x, w = unit.input(0), unit.input(1)
+    rows, columns = at.shape(w)
+    source = at.read(x)
+    weight = at.laid_out(w, "transposed", lambda held: held.T, (columns, rows))
+    scales = at.affine(weight)
+    if scales is not None and any(scales.zero_point):
+        raise at.refuse(
+            f"{w.name} has zero points other than 0", "quantize the weights of linear layers symmetrically"
+        )
+    bias = biased(at, unit.optional(2), source, weight, columns)
+    options = tfl.FullyConnectedOptionsT()
+    options.keepNumDims = True
+    with at.result(unit.outputs[0]) as target:
+        at.emit(Op.FULLY_CONNECTED, [source, weight, bias], [target], options)
+
+
+def biased(at: Lowering, bias: ir.Value | None, source: int, weight: int, channels: int) -> int:
+    """Return the tensor of a stored bias, zeros if there is none.
+
+    An integer bias has the scale of the input times that of the weight: LiteRT assumes it, so the model's own is not read.
+    """
+    if not at.integer:
+        return at.constant(np.zeros(channels, np.float32)) if bias is None else at.read(bias)
+    inputs, weights = at.affine(source), at.affine(weight)
+    assert inputs is not None
+    assert weights is not None
+    scale = tuple(inputs.scale[0] * w for w in weights.scale)
+    affine = Affine(scale, (0,) * len(scale), 0)
+    if bias is None:
+        return at.constant(np.zeros(channels, np.int32), affine)
+    carrier = at.plan.carrier[bias]
+    if carrier.dtype != ir.DataType.INT32:
+        raise at.refuse(
+            f"the bias {bias.name} is {carrier.dtype}",
+            "quantize it to int32 with the scale of the input times that of the weight",
+        )
+    return at.laid_out(bias, f"bias.{at.unit.outputs[0].name}", lambda held: held, (channels,), 0, affine)
+
+
+def matmul(at: Lowering, unit: Unit) -> None:
+    """MatMul of two values of two dimensions or more is BATCH_MATMUL; leading dimensions broadcast."""
+    left, right = unit.input(0), unit.input(1)
+    ranks = len(static_shape(left)), len(static_shape(right))
+    if min(ranks) < 2 or max(ranks) > 5:
+        raise at.refuse(
+            f"operands have {ranks[0]} and {ranks[1]} dimensions", "reshape them to two to five dimensions"
+        )
+    indices = [at.read(left), at.read(right)]
+    with at.result(unit.outputs[0]) as target:
+        at.emit(Op.BATCH_MATMUL, indices, [target], tfl.BatchMatMulOptionsT())

@@ -1,0 +1,238 @@
+"""What emit functions work with: tensors for IR values, constants, scratch tensors, operators.
+
+The one idea: a function asks :meth:`Lowering.read` for the tensor of an input and writes within :meth:`Lowering.result`;
+whether the tensors are float or int8, and what has to be converted around the operator, is decided here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as tfl
+
+from m4c.errors import UnsupportedError
+from m4c.model import module_path
+from m4c.targets.emit_tflite.flat import Affine, Content, Flat, Tensor
+from m4c.targets.emit_tflite.quantization import Plan
+from m4c.targets.emit_tflite.units import Unit, behind
+from m4c.targets.emit_tflite.versions import version
+from m4c.weights import array, is_weight, small
+
+Array = np.ndarray
+Op = tfl.BuiltinOperator
+INT32 = np.iinfo(np.int32)
+
+
+@dataclass
+class Lowering:
+    """One model on its way into ``flat``; ``unit`` is the piece that is being emitted."""
+
+    flat: Flat
+    plan: Plan
+    unit: Unit
+    _values: dict[ir.Value, int] = field(default_factory=dict)
+    _floats: dict[ir.Value, int] = field(default_factory=dict)
+    _layouts: dict[tuple[str, str], int] = field(default_factory=dict)
+    _constants: dict[tuple[str, tuple[int, ...], bytes, Affine | None], int] = field(default_factory=dict)
+
+    @property
+    def integer(self) -> bool:
+        """Return whether the unit computes in integers."""
+        return self.unit in self.plan.integer
+
+    def refuse(self, reason: str, fix: str) -> UnsupportedError:
+        """Return the error that says why the unit cannot be emitted."""
+        return UnsupportedError(
+            f"the TFLite emitter cannot emit {self.unit.operator}: {reason}", where=self.unit.where, fix=fix
+        )
+
+    # values of the IR
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """Return the shape of ``value``, which must be static."""
+        return static_shape(value)
+
+    def values(self, value: ir.Value | None, what: str) -> Array:
+        """Return the values of a constant input that is an attribute of the TFLite operator."""
+        held = small(value)
+        if held is None:
+            raise self.refuse(f"{what} is computed", "fold it to a constant first (shapes must be static)")
+        return held
+
+    def port(self, value: ir.Value) -> int:
+        """Return the tensor that stands for ``value`` at the border of the graph: the int8 one if there is one."""
+        return self.place(self.plan.carrier.get(value, value))
+
+    def read(self, value: ir.Value) -> int:
+        """Return the tensor that the unit reads for ``value``; a float unit gets a carried value dequantized."""
+        carrier = self.plan.carrier.get(value)
+        if carrier is None:
+            return self.place(value)
+        return self.place(carrier) if self.integer else self._dequantized(value, carrier)
+
+    def place(self, value: ir.Value) -> int:
+        """Return the tensor of exactly this value, made at its first use."""
+        if value not in self._values:
+            name = self.plan.names.get(value, value.name or "")
+            content = None
+            if value.const_value is not None:
+                content = Content(_checked(value), lambda held: held)
+            dtype = value.dtype
+            if dtype is None:
+                raise untyped(value)
+            made = Tensor(name, dtype, static_shape(value), self.plan.affine.get(value), content)
+            self._values[value] = self.flat.tensor(made)
+        return self._values[value]
+
+    def affine(self, index: int) -> Affine | None:
+        """Return the quantization of a tensor."""
+        return self.flat.tensors[index].affine
+
+    @contextmanager
+    def result(self, value: ir.Value, affine: Affine | None = None) -> Iterator[int]:
+        """Yield the tensor to write ``value`` into.
+
+        ``affine`` is what the kernel writes if it has no choice (its input's scale, or a fixed one); where the model
+        wants another scale, a QUANTIZE after the operator gives it.
+        """
+        target = self.place(self.plan.carrier[value]) if value in self.plan.carrier else self.place(value)
+        wanted = self.affine(target)
+        if affine is None or wanted is None or same(affine, wanted):
+            yield target
+            return
+        between = self.scratch(f"{value.name}.unscaled", static_shape(value), affine)
+        yield between
+        self.emit(Op.QUANTIZE, [between], [target])
+
+    # tensors that the IR does not have
+
+    def scratch(self, name: str, shape: Sequence[int], affine: Affine | None = None) -> int:
+        """Add a computed tensor: int8 if it has an ``affine``, float32 otherwise."""
+        dtype = ir.DataType.FLOAT if affine is None else ir.DataType.INT8
+        return self.flat.tensor(Tensor(name, dtype, tuple(shape), affine))
+
+    def like(self, suffix: str, shape: Sequence[int], index: int) -> int:
+        """Add a computed tensor of the type and quantization of tensor ``index``, named after the unit's output."""
+        model = self.flat.tensors[index]
+        name = f"{self.unit.outputs[0].name}.{suffix}"
+        return self.flat.tensor(Tensor(name, model.dtype, tuple(shape), model.affine))
+
+    def constant(self, values: Array, affine: Affine | None = None) -> int:
+        """Return a small constant tensor; equal ones are one."""
+        values = np.asarray(values)
+        key = (str(values.dtype), values.shape, values.tobytes(), affine)
+        if key not in self._constants:
+            name = f"constant.{len(self._constants)}"
+            content = Content(ir.tensor(values), lambda held: held)
+            dtype = ir.DataType.from_numpy(values.dtype)
+            self._constants[key] = self.flat.tensor(Tensor(name, dtype, values.shape, affine, content))
+        return self._constants[key]
+
+    def ints(self, values: Sequence[int] | Array) -> int:
+        """Return a constant int32 tensor such as a shape or a permutation."""
+        return self.constant(np.asarray(values, np.int32))
+
+    def laid_out(
+        self,
+        value: ir.Value,
+        layout: str,
+        view: Callable[[Array], Array],
+        shape: Sequence[int],
+        axis: int = 0,
+        affine: Affine | None = None,
+    ) -> int:
+        """Return a stored input in another layout, integer if the model stores it so.
+
+        ``view`` is applied when the file is written and should be a numpy view. ``axis`` is where the axis of the scales
+        lies afterwards; ``affine``, if given, is used instead of the model's own.
+        """
+        carrier = behind(value)
+        assert carrier is not None
+        key = (carrier.name or "", layout)
+        if key not in self._layouts:
+            scales = affine or self.plan.affine.get(carrier)
+            scales = scales if scales is None or scales.per_tensor else replace(scales, axis=axis)
+            if carrier.dtype is None:
+                raise untyped(carrier)
+            made = Tensor(
+                f"{carrier.name}.{layout}",
+                carrier.dtype,
+                tuple(shape),
+                scales,
+                Content(_checked(carrier), view),
+            )
+            self._layouts[key] = self.flat.tensor(made)
+        return self._layouts[key]
+
+    def emit(
+        self, code: int, inputs: Sequence[int | None], outputs: Sequence[int], options: Any = None
+    ) -> None:
+        """Append an operator to the file."""
+        first = self.flat.tensors[next(i for i in inputs if i is not None)]
+        indices = [-1 if index is None else index for index in inputs]
+        ranks = [len(self.flat.tensors[i].shape) for i in (*indices, *outputs) if i >= 0]
+        needed = version(code, integer=first.dtype == ir.DataType.INT8, rank=max(ranks))
+        self.flat.operator(code, indices, outputs, options, needed)
+
+    def _dequantized(self, value: ir.Value, carrier: ir.Value) -> int:
+        if value not in self._floats:
+            name = value.name or ""
+            if self.plan.names.get(carrier) == name:
+                name += ".float"  # the carrier has the name: it is the graph's output
+            if carrier.dtype == ir.DataType.INT32:
+                raise self.refuse(
+                    f"{value.name} is an int32 bias of a float computation",
+                    "quantize the input and the output of the operator too, or leave its bias float",
+                )
+            source = self.place(carrier)
+            self._floats[value] = self.scratch(name, static_shape(carrier))
+            self.emit(Op.DEQUANTIZE, [source], [self._floats[value]])
+        return self._floats[value]
+
+
+def same(one: Affine, other: Affine) -> bool:
+    """Return whether two quantizations are equal once their scales are float32."""
+    return one.zero_point == other.zero_point and bool(
+        np.array_equal(np.array(one.scale, np.float32), np.array(other.scale, np.float32))
+    )
+
+
+def static_shape(value: ir.Value) -> tuple[int, ...]:
+    """Return the shape of ``value``; a TFLite file has no dimension that is unknown."""
+    if value.shape is None or not value.shape.is_static():
+        raise UnsupportedError(
+            f"{value.name} has the shape {value.shape}, and the TFLite emitter needs every dimension as a number",
+            where=_maker(value),
+            fix="capture the model with static shapes, and infer shapes after the last pass",
+        )
+    return tuple(value.shape.numpy())
+
+
+def untyped(value: ir.Value) -> UnsupportedError:
+    """Return the error for a value without a dtype."""
+    return UnsupportedError(
+        f"{value.name} has no dtype", where=_maker(value), fix="infer types after the last pass"
+    )
+
+
+def _maker(value: ir.Value) -> str:
+    producer = value.producer()
+    return str(value.name) if producer is None else f"{producer.op_type} node of {module_path(producer)}"
+
+
+def _checked(value: ir.Value) -> ir.TensorProtocol:
+    """Return the stored tensor of ``value``; 64-bit constants must fit the 32 bits they get in the file."""
+    tensor = value.const_value
+    assert tensor is not None
+    if tensor.dtype == ir.DataType.INT64 and not is_weight(value):
+        held = array(tensor)
+        if held.size and (held.min() < INT32.min or held.max() > INT32.max):
+            raise UnsupportedError(
+                f"{value.name} holds {held.min()}…{held.max()}, which does not fit 32 bits",
+                where=str(value.name),
+                fix="TFLite indices are int32: use smaller numbers",
+            )
+    return tensor

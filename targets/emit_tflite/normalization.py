@@ -1,0 +1,168 @@
+"""Operators that look along axes: means, softmax, norms, the index of the largest."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as tfl
+
+from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit
+from m4c.targets.emit_tflite.convolution import reshaped
+from m4c.targets.emit_tflite.flat import Affine
+from m4c.targets.emit_tflite.lowering import Lowering
+from m4c.targets.emit_tflite.units import Unit
+
+Op = tfl.BuiltinOperator
+
+
+def reduce(code: int) -> Emit:
+    """Return the function for a reduction over constant axes."""
+
+    def emit(at: Lowering, unit: Unit) -> None:
+        rank = len(at.shape(unit.input(0)))
+        held = unit.optional(1)
+        axes = unit.attribute("axes", None) if held is None else at.values(held, "the axes").tolist()
+        options = tfl.ReducerOptionsT()
+        options.keepDims = bool(unit.attribute("keepdims", 1))
+        source = at.read(unit.input(0))
+        where = at.ints([axis % rank for axis in (axes or range(rank))])
+        with at.result(unit.outputs[0]) as target:
+            at.emit(code, [source, where], [target], options)
+
+    return emit
+
+
+def softmax(at: Lowering, unit: Unit) -> None:
+    """Softmax is SOFTMAX, which works along the last axis: for another, between two transpositions."""
+    options = tfl.SoftmaxOptionsT()
+    options.beta = 1.0
+    _along_last(at, unit, int(unit.attribute("axis", -1)), Op.SOFTMAX, options, LOGISTIC)
+
+
+def lp_normalization(at: Lowering, unit: Unit) -> None:
+    """LpNormalization with p=2 is L2_NORMALIZATION, which works along the last axis."""
+    if unit.attribute("p", 2) != 2:
+        raise at.refuse(f"p={unit.attribute('p', 2)}", "only p=2 has an operator in TFLite")
+    _along_last(at, unit, int(unit.attribute("axis", -1)), Op.L2_NORMALIZATION, tfl.L2NormOptionsT(), TANH)
+
+
+def arg_max(at: Lowering, unit: Unit) -> None:
+    """ArgMax is ARG_MAX with int32 results, and a RESHAPE that keeps the dimension."""
+    shape, output = at.shape(unit.input(0)), unit.outputs[0]
+    axis = int(unit.attribute("axis", 0)) % len(shape)
+    if unit.attribute("select_last_index", 0):
+        raise at.refuse("it selects the last of equal values", "TFLite selects the first one")
+    options = tfl.ArgMaxOptionsT()
+    options.outputType = tfl.TensorType.INT32
+    source, where = at.read(unit.input(0)), at.ints(np.array(axis))
+    with at.result(output) as target:
+        if len(at.shape(output)) < len(shape):
+            at.emit(Op.ARG_MAX, [source, where], [target], options)
+            return
+        found = at.like("index", [size for d, size in enumerate(shape) if d != axis], target)
+        at.emit(Op.ARG_MAX, [source, where], [found], options)
+        at.emit(Op.RESHAPE, [found, at.ints(shape_of(at, target))], [target], tfl.ReshapeOptionsT())
+
+
+def layer_normalization(at: Lowering, unit: Unit) -> None:
+    """LayerNormalization over the last axis, in float: (x - mean) · rsqrt(variance + epsilon) · scale + bias."""
+    shape = at.shape(unit.input(0))
+    if int(unit.attribute("axis", -1)) % len(shape) != len(shape) - 1 or len(unit.outputs) != 1:
+        raise at.refuse("it is not over the last axis alone", "transpose so that the normalized axis is last")
+    ready = _standardized(at, at.read(unit.input(0)), float(unit.attribute("epsilon", 1e-5)))
+    _scaled(at, unit, ready, lambda held: held)
+
+
+def group_normalization(at: Lowering, unit: Unit) -> None:
+    """GroupNormalization (and InstanceNormalization, a group for each channel), in float, as [N, groups, rest]."""
+    n, channels, *size = at.shape(unit.input(0))
+    groups = int(unit.attribute("num_groups", channels))
+    if len(at.shape(unit.input(1))) != 1 or at.shape(unit.input(1))[0] != channels:
+        raise at.refuse(
+            f"its scale has the shape {list(at.shape(unit.input(1)))}, not [{channels}]",
+            "give one scale and bias for each channel (opset 21 form)",
+        )
+    rest = channels // groups * int(np.prod(size))
+    grouped = reshaped(at, at.read(unit.input(0)), (n, groups, rest), "grouped")
+    ready = _standardized(at, grouped, float(unit.attribute("epsilon", 1e-5)))
+    _scaled(
+        at,
+        unit,
+        reshaped(at, ready, (n, channels, *size), "ungrouped"),
+        lambda held: (channels, *(1 for _ in size)),
+    )
+
+
+def shape_of(at: Lowering, index: int) -> tuple[int, ...]:
+    """Return the shape of a tensor of the file."""
+    return at.flat.tensors[index].shape
+
+
+def _along_last(at: Lowering, unit: Unit, axis: int, code: int, options: Any, writes: Affine) -> None:
+    """Emit an operator that works along the last axis for one that may work along another."""
+    output = unit.outputs[0]
+    source, shape = at.read(unit.input(0)), at.shape(output)
+    last = len(shape) - 1
+    with at.result(output, writes if at.integer else None) as target:
+        if axis % len(shape) == last:
+            at.emit(code, [source], [target], options)
+            return
+        perm = list(range(len(shape)))
+        perm[axis], perm[last] = perm[last], perm[axis]
+        swapped = [shape[d] for d in perm]
+        last_in, last_out = at.like("in", swapped, source), at.like("out", swapped, target)
+        at.emit(Op.TRANSPOSE, [source, at.ints(perm)], [last_in], tfl.TransposeOptionsT())
+        at.emit(code, [last_in], [last_out], options)
+        at.emit(Op.TRANSPOSE, [last_out, at.ints(perm)], [target], tfl.TransposeOptionsT())
+
+
+def _standardized(at: Lowering, x: int, epsilon: float) -> int:
+    """Return float tensor ``x`` with mean 0 and variance 1 along the last axis."""
+    shape = shape_of(at, x)
+    column = (*shape[:-1], 1)
+    axes = at.ints([len(shape) - 1])
+
+    def mean(source: int, name: str) -> int:
+        options = tfl.ReducerOptionsT()
+        options.keepDims = True
+        made = at.like(name, column, source)
+        at.emit(Op.MEAN, [source, axes], [made], options)
+        return made
+
+    def step(code: int, name: str, size: Sequence[int], operands: Sequence[int], options: Any = None) -> int:
+        made = at.like(name, size, x)
+        at.emit(code, operands, [made], options)
+        return made
+
+    centred = step(Op.SUB, "centred", shape, [x, mean(x, "mean")], tfl.SubOptionsT())
+    squares = step(Op.MUL, "squares", shape, [centred, centred], tfl.MulOptionsT())
+    small = at.constant(np.array(epsilon, np.float32))
+    variance = step(Op.ADD, "variance", column, [mean(squares, "spread"), small], tfl.AddOptionsT())
+    inverse = step(Op.RSQRT, "inverse", column, [variance])
+    return step(Op.MUL, "standard", shape, [centred, inverse], tfl.MulOptionsT())
+
+
+def _scaled(
+    at: Lowering, unit: Unit, ready: int, shaped: Callable[[tuple[int, ...]], tuple[int, ...]]
+) -> None:
+    """Emit ``ready`` · scale + bias into the unit's output, the two reshaped by ``shaped``."""
+    scale, bias = (_operand(at, value, shaped) for value in (unit.input(1), unit.optional(2)))
+    assert scale is not None
+    with at.result(unit.outputs[0]) as target:
+        if bias is None:
+            at.emit(Op.MUL, [ready, scale], [target], tfl.MulOptionsT())
+            return
+        product = at.like("scaled", shape_of(at, target), target)
+        at.emit(Op.MUL, [ready, scale], [product], tfl.MulOptionsT())
+        at.emit(Op.ADD, [product, bias], [target], tfl.AddOptionsT())
+
+
+def _operand(
+    at: Lowering, value: ir.Value | None, shaped: Callable[[tuple[int, ...]], tuple[int, ...]]
+) -> int | None:
+    if value is None:
+        return None
+    index = at.read(value)
+    shape = shaped(shape_of(at, index))
+    return index if shape == shape_of(at, index) else reshaped(at, index, shape, f"{value.name}.column")

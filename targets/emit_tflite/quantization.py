@@ -1,0 +1,131 @@
+"""How pairs of QuantizeLinear and DequantizeLinear become quantized tensors.
+
+The idea: a float value that is only ever read through a pair is *carried* by the integer value in the pair's middle, so
+value, quantized value and dequantized value are one int8 tensor of the file. A unit computes in integers if everything
+it reads and writes is carried and LiteRT has an integer kernel for it; else it computes in float, and the pairs around it
+are real QUANTIZE and DEQUANTIZE operators, which is what the model says.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from m4c.errors import UnsupportedError
+from m4c.model import module_path
+from m4c.targets.emit_tflite.flat import Affine
+from m4c.targets.emit_tflite.units import Unit
+from m4c.weights import array, stored
+
+PARAMETERS = {"Clip": (1, 2), "Pow": (1,), "Resize": (1, 2, 3)}
+"""Float inputs that say how to compute rather than what on: they are constants and stay float."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which units compute in integers, and which integer value carries which float value.
+
+    ``names`` gives a carrier the name of the graph port it stands for, or of the value that it carries.
+    """
+
+    integer: frozenset[Unit]
+    carrier: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    affine: dict[ir.Value, Affine] = field(default_factory=dict)
+    names: dict[ir.Value, str] = field(default_factory=dict)
+
+
+def plan(graph: ir.Graph, units: Iterable[Unit], kernels: Collection[str]) -> Plan:
+    """Decide what ``graph`` computes in integers; ``kernels`` names the operators that have an integer kernel.
+
+    Reads scales and zero points, lazily computed ones too, but no other weight.
+    """
+    made = Plan(frozenset(unit for unit in units if unit.operator in kernels and _carried(unit)))
+    for node in graph:
+        if node.op_type == "DequantizeLinear":
+            source, result = node.inputs[0], node.outputs[0]
+            assert source is not None
+            made.carrier[result] = source
+            _describe(made, source, node)
+    for value in (*graph.inputs, *(output for unit in made.integer for output in unit.outputs)):
+        quantize = _quantized(value)
+        if quantize is not None:
+            made.carrier[value] = quantize.outputs[0]
+            made.names[quantize.outputs[0]] = value.name or ""
+            _describe(made, quantize.outputs[0], quantize)
+    for node in graph:
+        if node.op_type == "QuantizeLinear":
+            _describe(made, node.outputs[0], node)
+    for value in graph.outputs:
+        if value in made.carrier:
+            made.names[made.carrier[value]] = value.name or ""
+    return made
+
+
+def affine(node: ir.Node) -> Affine:
+    """Return the parameters of a QuantizeLinear or DequantizeLinear; a zero point that is left out is 0."""
+    held = node.inputs[1].const_value if node.inputs[1] is not None else None
+    if held is None or ("block_size" in node.attributes and node.attributes["block_size"].as_int()):
+        raise UnsupportedError(
+            f"{node.op_type} has {'a computed scale' if held is None else 'scales of blocks'}, "
+            "which the TFLite emitter does not know",
+            where=f"{node.op_type} node {node.name or '?'} of {module_path(node)}",
+            fix="quantize per tensor or per channel, with stored scales",
+        )
+    scale = array(held)
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    points = np.zeros(scale.shape, np.int64)
+    if zero is not None and zero.const_value is not None:
+        points = np.broadcast_to(array(zero.const_value), scale.shape)
+    axis, rank = 0, _rank(node)
+    if scale.size > 1:
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+        axis += rank if axis < 0 else 0
+    return Affine(
+        tuple(float(s) for s in scale.ravel()),
+        tuple(int(p) for p in points.ravel()),
+        axis,
+    )
+
+
+def _rank(node: ir.Node) -> int:
+    value = node.inputs[0]
+    return 0 if value is None or value.shape is None else len(value.shape)
+
+
+def _describe(made: Plan, value: ir.Value, node: ir.Node) -> None:
+    """Note the parameters of an integer value; biases are left out, theirs follow from what they are added to."""
+    if value not in made.affine and value.dtype != ir.DataType.INT32:
+        made.affine[value] = affine(node)
+
+
+def _carried(unit: Unit) -> bool:
+    """Return whether all float operands are dequantized values and all float results are quantized at once."""
+    parameters = PARAMETERS.get(unit.operator, ())
+    operands = [
+        value
+        for index, value in enumerate(unit.inputs)
+        if value is not None and value.dtype == ir.DataType.FLOAT and index not in parameters
+    ]
+    results = [value for value in unit.outputs if value.dtype == ir.DataType.FLOAT]
+    return bool(operands) and all(map(_dequantized, operands)) and all(map(_quantized, results))
+
+
+def _dequantized(value: ir.Value) -> bool:
+    producer = value.producer()
+    if producer is None or producer.op_type != "DequantizeLinear" or producer.inputs[0] is None:
+        return False
+    return producer.inputs[0].dtype in (ir.DataType.INT8, ir.DataType.INT32)
+
+
+def _quantized(value: ir.Value) -> ir.Node | None:
+    """Return the one node that reads ``value`` if it quantizes it to int8, per tensor."""
+    uses = tuple(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != "QuantizeLinear":
+        return None
+    node = uses[0].node
+    scale = node.inputs[1]
+    scalar = (
+        scale is not None and stored(scale) and scale.shape is not None and scale.shape.numpy() in ((), (1,))
+    )
+    return node if scalar and node.outputs[0].dtype == ir.DataType.INT8 else None

@@ -1,0 +1,132 @@
+"""Operators that move values without changing them; in int8 they keep the scale of their input."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from ai_edge_litert import schema_py_generated as tfl
+
+from m4c.targets.emit_tflite.arithmetic import rescaled
+from m4c.targets.emit_tflite.lowering import Lowering
+from m4c.targets.emit_tflite.units import Unit
+from m4c.weights import small
+
+Op = tfl.BuiltinOperator
+
+
+def reshape(at: Lowering, unit: Unit) -> None:
+    """Reshape (and Squeeze, Unsqueeze, Flatten) is RESHAPE to the shape that inference found."""
+    shape = at.shape(unit.outputs[0])
+    options = tfl.ReshapeOptionsT()
+    options.newShape = list(shape)
+    moved(at, unit, Op.RESHAPE, [at.ints(shape)], options)
+
+
+def transpose(at: Lowering, unit: Unit) -> None:
+    """Transpose is TRANSPOSE, of up to six dimensions."""
+    rank = len(at.shape(unit.input(0)))
+    if rank > 6:
+        raise at.refuse(
+            f"it has {rank} dimensions, LiteRT transposes up to 6", "merge dimensions that stay together"
+        )
+    perm = unit.attribute("perm", list(reversed(range(rank))))
+    moved(at, unit, Op.TRANSPOSE, [at.ints(perm)], tfl.TransposeOptionsT())
+
+
+def concat(at: Lowering, unit: Unit) -> None:
+    """Concat is CONCATENATION; int8 operands of other scales are rescaled to the result's."""
+    options = tfl.ConcatenationOptionsT()
+    options.axis = int(unit.attribute("axis", 0)) % len(at.shape(unit.outputs[0]))
+    sources = [at.read(unit.input(index)) for index in range(len(unit.inputs))]
+    with at.result(unit.outputs[0]) as target:
+        parts = [rescaled(at, source, target, f"part{i}") for i, source in enumerate(sources)]
+        at.emit(Op.CONCATENATION, parts, [target], options)
+
+
+def slice_(at: Lowering, unit: Unit) -> None:
+    """Slice with constant bounds and step 1 is SLICE."""
+    shape = at.shape(unit.input(0))
+    starts = at.values(unit.input(1), "the start")
+    axes_value, steps_value = unit.optional(3), unit.optional(4)
+    axes = range(starts.size) if axes_value is None else at.values(axes_value, "the axis").tolist()
+    if steps_value is not None and (at.values(steps_value, "the step") != 1).any():
+        raise at.refuse("it has a step other than 1", "gather the values by constant indices instead")
+    at.values(unit.input(2), "the end")
+    begin = [0] * len(shape)
+    for axis, start in zip(axes, starts.tolist(), strict=True):
+        size = shape[axis]
+        begin[axis] = min(max(start + size if start < 0 else start, 0), size)
+    _cut(at, unit, begin, at.shape(unit.outputs[0]))
+
+
+def gather(at: Lowering, unit: Unit) -> None:
+    """Gather by one constant index is SLICE and RESHAPE, by anything else GATHER."""
+    shape, indices = at.shape(unit.input(0)), unit.input(1)
+    axis = int(unit.attribute("axis", 0)) % len(shape)
+    held = small(indices)
+    if held is not None and held.ndim == 0:
+        begin = [0] * len(shape)
+        begin[axis] = int(held) % shape[axis]
+        _cut(at, unit, begin, [1 if d == axis else size for d, size in enumerate(shape)])
+        return
+    options = tfl.GatherOptionsT()
+    options.axis = axis
+    ids = at.read(indices) if held is None else at.ints(held % shape[axis])
+    moved(at, unit, Op.GATHER, [ids], options)
+
+
+def gather_nd(at: Lowering, unit: Unit) -> None:
+    """GatherND without batch dimensions is GATHER_ND."""
+    if unit.attribute("batch_dims", 0):
+        raise at.refuse("it has batch dimensions", "gather by an axis, or put the batch in the indices")
+    moved(at, unit, Op.GATHER_ND, [at.read(unit.input(1))], tfl.GatherNdOptionsT())
+
+
+def expand(at: Lowering, unit: Unit) -> None:
+    """Expand is BROADCAST_TO."""
+    moved(at, unit, Op.BROADCAST_TO, [at.ints(at.shape(unit.outputs[0]))], tfl.BroadcastToOptionsT())
+
+
+def split(at: Lowering, unit: Unit) -> None:
+    """Split is one SLICE for each part, so that each may have its own scale afterwards."""
+    shape = at.shape(unit.input(0))
+    axis = int(unit.attribute("axis", 0)) % len(shape)
+    start = 0
+    for output in unit.outputs:
+        begin = [start if d == axis else 0 for d in range(len(shape))]
+        size = at.shape(output)
+        _slice(at, at.read(unit.input(0)), begin, size, output)
+        start += size[axis]
+
+
+def moved(at: Lowering, unit: Unit, code: int, rest: Sequence[int], options: Any) -> None:
+    """Emit an operator whose result has the scale of its first input."""
+    source = at.read(unit.input(0))
+    with at.result(unit.outputs[0], at.affine(source)) as target:
+        at.emit(code, [source, *rest], [target], options)
+
+
+def _cut(at: Lowering, unit: Unit, begin: Sequence[int], size: Sequence[int]) -> None:
+    """Emit SLICE, and RESHAPE where the result has fewer dimensions than the slice."""
+    source, output = at.read(unit.input(0)), unit.outputs[0]
+    shape = at.shape(output)
+    if tuple(size) == shape:
+        _slice(at, source, begin, size, output)
+        return
+    options = tfl.ReshapeOptionsT()
+    options.newShape = list(shape)
+    with at.result(output, at.affine(source)) as target:
+        part = at.like("slice", size, source)
+        at.emit(Op.SLICE, [source, at.ints(begin), at.ints(size)], [part], tfl.SliceOptionsT())
+        at.emit(Op.RESHAPE, [part, at.ints(shape)], [target], options)
+
+
+def _slice(at: Lowering, source: int, begin: Sequence[int], size: Sequence[int], output: ir.Value) -> None:
+    """Emit SLICE, of up to five dimensions."""
+    if len(size) > 5:
+        raise at.refuse(
+            f"it has {len(size)} dimensions, LiteRT slices up to 5", "merge dimensions before slicing"
+        )
+    with at.result(output, at.affine(source)) as target:
+        at.emit(Op.SLICE, [source, at.ints(np.array(begin)), at.ints(size)], [target], tfl.SliceOptionsT())
