@@ -79,11 +79,11 @@ def _magnitude(mels: Array, form: MelSettings, rounds: int = 100) -> Array:
     The pseudo-inverse gives the start, multiplicative updates (Lee and Seung, 2001) keep it non-negative.
     """
     filters = form.filters()
-    wanted, gram = mels @ filters, filters.T @ filters
+    wanted = mels @ filters
     start = np.maximum(mels @ np.linalg.pinv(filters).T, 1e-3 * mels.mean() + TINY)
     magnitude: Array = np.asarray(start)
     for _ in range(rounds):
-        magnitude *= wanted / (magnitude @ gram + TINY)
+        magnitude *= wanted / (magnitude @ filters.T @ filters + TINY)
     return magnitude
 
 

@@ -55,8 +55,12 @@ def _image(host: Host, raw: object, folder: Path) -> Array:
 
 
 def _log_mel(host: Host, raw: object, folder: Path) -> Array:
-    rate = _whole(host, "sample_rate", 16000)
-    return log_mel(_sound(raw, rate), rate, _whole(host, "bins", 80), _whole(host, "frames", 3000))
+    rate, bins, frames = (
+        _whole(host, "sample_rate", 16000),
+        _whole(host, "bins", 80),
+        _whole(host, "frames", 3000),
+    )
+    return log_mel(_sound(raw, rate), rate, bins, frames)
 
 
 def _fbank(host: Host, raw: object, folder: Path) -> Array:
@@ -86,7 +90,7 @@ def _imu(host: Host, raw: object, folder: Path) -> Array:
 
 def _clip_bpe(host: Host, raw: object, folder: Path) -> Array:
     vocabulary = _asset(host, "vocabulary", folder) if "vocabulary" in host else None
-    load = partial(clip_merges.load, context=_whole(host, "context", 77), pad=_whole(host, "pad", 0))
+    load = partial(clip_merges.load, context=_whole(host, "context", 77), pad=_whole(host, "pad", 0, least=0))
     return load(_asset(host, "asset", folder), vocabulary).encode(_text(raw))
 
 
@@ -96,7 +100,7 @@ def _bytes(host: Host, raw: object, folder: Path) -> Array:
         context=_whole(host, "context", usual.context),
         start=_whole(host, "start", usual.start),
         end=_whole(host, "end", usual.end),
-        pad=_whole(host, "pad", usual.pad),
+        pad=_whole(host, "pad", usual.pad, least=0),
     ).encode(_text(raw))
 
 
@@ -172,10 +176,10 @@ def _number(host: Host, key: str, usual: float) -> float:
     return float(value)
 
 
-def _whole(host: Host, key: str, usual: int) -> int:
+def _whole(host: Host, key: str, usual: int, *, least: int = 1) -> int:
     value = host.get(key, usual)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _wrong(host, key, "a whole number")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise _wrong(host, key, f"a whole number from {least} up")
     return value
 
 
@@ -188,7 +192,7 @@ def _numbers(host: Host, key: str, usual: tuple[float, ...]) -> tuple[float, ...
 
 def _wrong(host: Host, key: str, wanted: str) -> M4CError:
     return BundleError(
-        f"{key!r} of a {host.get('kind')} input is {host.get(key)!r}, it must be {wanted}",
+        f"{key!r} of an input of kind {host.get('kind')} is {host.get(key)!r}, it must be {wanted}",
         where=f"host of an input: {dict(host)}",
         fix="build the bundle again",
     )

@@ -34,7 +34,7 @@ def resample(samples: Array, from_rate: int, to_rate: int) -> Array:
             f"cannot resample a sound of shape {list(samples.shape)} from {from_rate} Hz to {to_rate} Hz",
             fix="give mono samples and positive rates",
         )
-    if from_rate == to_rate:
+    if from_rate == to_rate or not samples.size:
         return samples.astype(np.float32)
     common = gcd(from_rate, to_rate)
     up, down = to_rate // common, from_rate // common
