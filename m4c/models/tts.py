@@ -5,13 +5,16 @@ once over all steps. ``keep`` inputs hold the padding of a static graph at zero 
 nothing: the numbers are those of the utterance alone. The waveform is made on the host.
 """
 
+from collections.abc import Iterable
+from typing import cast
+
 import numpy as np
 from torch import Tensor
 
 from m4c.host.masks import HIDDEN
 from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps
 from m4c.models.graph import Graph, GraphModule, Port, Sizes, Submodel
-from m4c.models.tts_layers import TtsTransformer
+from m4c.models.tts_layers import DecoderLayer, TtsTransformer
 from m4c.models.tts_sizes import END, PAD, PRESETS, TtsSizes
 
 __all__ = ["PRESETS", "TtsSizes", "build"]
@@ -37,9 +40,8 @@ class _Cross(GraphModule):
 
     def forward(self, states: Tensor) -> tuple[Tensor, ...]:
         """Return key and value of each layer in turn, (batch, heads, length, head_dim) each."""
-        return tuple(
-            t for layer in self.source.decoder.transformer_layers for t in layer.encoder_attn.keys(states)
-        )
+        layers = cast("Iterable[DecoderLayer]", self.source.decoder.transformer_layers)
+        return tuple(made for layer in layers for made in layer.encoder_attn.keys(states))
 
 
 class _Decoder(GraphModule):
@@ -86,7 +88,6 @@ def build(name: str, config: TtsSizes) -> Submodel:
             _postnet(source, config),
         ),
         licence="MIT (fairseq)",
-        renames=((r"^model\.", ""),),
         ignored=r".*\.(version|embed_positions\._float_tensor)$|decoder\.ctc_proj\..*",
         assets=("vocab.txt",),
     )

@@ -102,7 +102,7 @@ class Encoder(nn.Module):
         )
         self.prenet_proj = nn.Linear(config.width, config.width)
         self.pos_emb_alpha = nn.Parameter(torch.ones(1))
-        self.register_buffer("positions", sinusoids(config.max_phonemes, config.width), persistent=False)
+        self.register_buffer("positions", sinusoids(config.length, config.width), persistent=False)
         self.transformer_layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.layer_norm = nn.LayerNorm(config.width)
 

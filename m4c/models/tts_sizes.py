@@ -27,10 +27,9 @@ class TtsSizes:
     postnet_layers: int = 5
     bins: int = 80
     frames_per_step: int = 4
-    max_phonemes: int = 1024
     max_steps: int = 1200
     length: int = 128
-    """Phonemes of a call where the length is static."""
+    """Phonemes of a call: the most it can take, and how many it takes where that is static."""
     steps: int = 256
     """Steps that the postnet takes at once where that is static; 256 · 4 frames are 11.9 s."""
 
@@ -58,7 +57,7 @@ PRESETS: Mapping[str, Mapping[str, TtsSizes]] = {
     "m4-nano": {
         "tts_dec": TtsSizes(
             symbols=48, width=64, layers=2, ffn=128, prenet_convolutions=2, prenet=32, postnet=64,
-            postnet_layers=3, max_phonemes=64, max_steps=128, length=16, steps=16,
+            postnet_layers=3, max_steps=128, length=16, steps=16,
         )
     },
 }  # fmt: skip
