@@ -11,9 +11,11 @@ from m4c.models.graph import Port
 class ClipTokens:
     """Sizes of the vocabulary and of a text; the two largest ids start and end every text.
 
-    ``pad`` fills a text after its end: 0 in ImageBind, the end token itself (None) in Stable Diffusion.
+    ``pad`` fills a text after its end: 0 in ImageBind, the end token itself (None) in Stable Diffusion. ``merges`` is
+    the file of CLIP's merges that comes with the weights; without one (None) the tokens are bytes.
     """
 
+    merges: str | None
     vocabulary: int = 49408
     context: int = 77
     pad: int | None = 0
@@ -37,20 +39,23 @@ class ClipTokens:
     def port(self) -> Port:
         """The input ``tokens`` (batch, context) int64."""
         rest = "zeros" if self.filler == 0 else "the end token again"
+        shape = ("batch", self.context)
         return Port(
-            "tokens",
-            "int64",
-            ("batch", self.context),
-            f"token ids: start, the text's, end, then {rest}",
-            host={
-                "kind": "clip-bpe",
-                "context": self.context,
-                "vocabulary": self.vocabulary,
-                "start": self.start,
-                "end": self.end,
-                "pad": self.filler,
-            },
+            "tokens", "int64", shape, f"token ids: start, the text's, end, then {rest}", host=self._host()
         )
+
+    def _host(self) -> dict[str, object]:
+        ids = {"context": self.context, "start": self.start, "end": self.end, "pad": self.filler}
+        return (
+            {"kind": "bytes", **ids}
+            if self.merges is None
+            else {"kind": "clip-bpe", "asset": self.merges, **ids}
+        )
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """Files beside the weights that the host needs to make tokens."""
+        return () if self.merges is None else (self.merges,)
 
     def texts(self, rng: np.random.Generator, batch: int) -> np.ndarray:
         """Return ids (batch, context) int64 of random texts of at least one word each."""

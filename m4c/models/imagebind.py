@@ -17,17 +17,20 @@ from m4c.models.imagebind_stems import AudioStem, ImageStem, ImuStem, TextStem
 NANO_EMBEDDING = 64
 """Width of all ``m4-nano`` embeddings, which the nano ``projection`` takes; 1024 in ``m4``."""
 
+MERGES = "bpe_simple_vocab_16e6.txt.gz"
+"""The list of CLIP's byte-pair merges, as published with ImageBind."""
+
 PRESETS: Mapping[str, Mapping[str, ImageBindConfig]] = {
     "m4": {
         "img_enc": ImageBindConfig("vision", ImageStem(), 32, 1280, 16, norm_first=True),
-        "txt_enc": ImageBindConfig("text", TextStem(), 24, 1024, 16, scale=1 / 0.07),
+        "txt_enc": ImageBindConfig("text", TextStem(ClipTokens(MERGES)), 24, 1024, 16, scale=1 / 0.07),
         "aud_b_enc": ImageBindConfig("audio", AudioStem(), 12, 768, 12, bias_kv=True, scale=20.0),
         "imu_enc": ImageBindConfig("imu", ImuStem(), 6, 512, 8, bias_kv=True, scale=5.0),
     },
     "m4-nano": {
         "img_enc": ImageBindConfig("vision", ImageStem(32, 8), 2, 64, 4, NANO_EMBEDDING, norm_first=True),
         "txt_enc": ImageBindConfig(
-            "text", TextStem(ClipTokens(1000, 16)), 2, 64, 4, NANO_EMBEDDING, scale=1 / 0.07
+            "text", TextStem(ClipTokens(None, 1000, 16)), 2, 64, 4, NANO_EMBEDDING, scale=1 / 0.07
         ),
         "aud_b_enc": ImageBindConfig(
             "audio", AudioStem(3, 32, 52), 2, 64, 4, NANO_EMBEDDING, bias_kv=True, scale=20.0
@@ -63,6 +66,7 @@ def build(name: str, config: ImageBindConfig) -> Submodel:
         source=source,
         graphs=(graph,),
         licence="CC-BY-NC-SA-4.0 (Meta ImageBind)",
+        assets=config.stem.words.assets if isinstance(config.stem, TextStem) else (),
         ignored=rf"^modality_\w+\.(?!{config.modality}\.).*",
     )
 
@@ -106,7 +110,7 @@ def _filterbank(stem: AudioStem) -> dict[str, object]:
         "kind": "fbank",
         "sample_rate": 16000,
         "clips": stem.clips,
-        "seconds": 2,
+        "clip_seconds": 2.0,
         "window_ms": 25,
         "step_ms": 10,
         "window": "hanning",

@@ -1,11 +1,12 @@
 """ImageBind's stems: how an image, a text, a sound or a motion becomes tokens with positions.
 
-Each stem is a dataclass of sizes and a module whose parameters are named as in the published checkpoint.
+Each stem is a dataclass of sizes and a module whose parameters are named as in the published checkpoint. Every
+parameter is read by the ``forward`` of the module that owns it, so that weights can be loaded a module at a time.
 """
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class ImageStem:
 class TextStem:
     """Byte-pair tokens; the head reads the state of the end token, whose id is the largest."""
 
-    words: ClipTokens = field(default_factory=ClipTokens)
+    words: ClipTokens
 
     @property
     def tokens(self) -> int:
@@ -74,12 +75,17 @@ class ImuStem:
 Stem = ImageStem | TextStem | AudioStem | ImuStem
 
 
-class _Kernel(nn.Module):
-    """A bare convolution kernel under the name ``weight``."""
+class _StillConv(nn.Module):
+    """A convolution over time and space, of an image that stands still."""
 
-    def __init__(self, *shape: int) -> None:
+    def __init__(self, stem: ImageStem, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(shape))
+        self.patch = stem.patch
+        self.weight = nn.Parameter(torch.empty(width, 3, stem.frames, stem.patch, stem.patch))
+
+    def forward(self, image: Tensor) -> Tensor:
+        # A still image is one frame repeated: convolving it over time is convolving with the kernel's sum.
+        return F.conv2d(image, self.weight.sum(dim=2), stride=self.patch)
 
 
 class _Positions(nn.Module):
@@ -89,10 +95,13 @@ class _Positions(nn.Module):
         super().__init__()
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, width))
 
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self.pos_embed
 
-def _with_class_token(tokens: Tensor, cls_token: Tensor, positions: Tensor) -> Tensor:
-    """Return ``tokens`` (batch, n, d) with the class token in front and positions added."""
-    return torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + positions
+
+def _with_class_token(cls_token: Tensor, tokens: Tensor) -> Tensor:
+    """Return ``tokens`` (batch, n, d) with the class token in front."""
+    return torch.cat([cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
 
 
 class _ImageTokens(nn.Module):
@@ -100,17 +109,15 @@ class _ImageTokens(nn.Module):
 
     def __init__(self, stem: ImageStem, width: int) -> None:
         super().__init__()
-        self.patch = stem.patch
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
-        kernel = _Kernel(width, 3, stem.frames, stem.patch, stem.patch)
-        self.rgbt_stem = nn.ModuleDict({"proj": nn.Sequential(nn.Identity(), kernel)})
+        conv = nn.Sequential(nn.Identity(), _StillConv(stem, width))
+        self.rgbt_stem = nn.ModuleDict({"proj": conv})
         self.pos_embedding_helper = _Positions(stem.tokens, width)
 
     def forward(self, image: Tensor) -> Tensor:
-        # A still image is one frame repeated: convolving it over time is convolving with the kernel's sum.
-        kernel = self.rgbt_stem.get_parameter("proj.1.weight").sum(dim=2)
-        patches = F.conv2d(image, kernel, stride=self.patch).flatten(2).transpose(1, 2)
-        return _with_class_token(patches, self.cls_token, self.pos_embedding_helper.pos_embed)
+        patches = self.rgbt_stem["proj"](image).flatten(2).transpose(1, 2)
+        placed: Tensor = self.pos_embedding_helper(_with_class_token(self.cls_token, patches))
+        return placed
 
 
 class TextTokens(nn.Module):
@@ -147,7 +154,8 @@ class _AudioTokens(nn.Module):
     def forward(self, mel: Tensor) -> Tensor:
         patches = self.rgbt_stem["proj"](mel).flatten(2).transpose(1, 2)
         normed = self.rgbt_stem["norm_layer"](patches)
-        return _with_class_token(normed, self.cls_token, self.pos_embedding_helper.pos_embed)
+        placed: Tensor = self.pos_embedding_helper(_with_class_token(self.cls_token, normed))
+        return placed
 
 
 class _ImuTokens(nn.Module):
@@ -158,17 +166,13 @@ class _ImuTokens(nn.Module):
         self.window = stem.window
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, stem.tokens, width))
-        named = {
-            "proj": nn.Linear(stem.channels * stem.window, width, bias=False),
-            "norm_layer": nn.LayerNorm(width),
-        }
-        self.imu_stem = nn.Sequential(OrderedDict(named))
+        proj = nn.Linear(stem.channels * stem.window, width, bias=False)
+        self.imu_stem = nn.Sequential(OrderedDict(proj=proj, norm_layer=nn.LayerNorm(width)))
 
     def forward(self, imu: Tensor) -> Tensor:
         # The windows do not overlap, so cutting them is a reshape; each is channel-major.
         windows = imu.reshape(*imu.shape[:2], -1, self.window).transpose(1, 2).flatten(2)
-        embedded = self.imu_stem(windows)
-        return _with_class_token(embedded, self.cls_token, self.pos_embed)
+        return _with_class_token(self.cls_token, self.imu_stem(windows)) + self.pos_embed
 
 
 def stem_module(stem: Stem, width: int) -> nn.Module:

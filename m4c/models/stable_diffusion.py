@@ -17,13 +17,15 @@ from m4c.models.stable_diffusion_model import DiffusionConfig, StableDiffusion, 
 TRAIN_STEPS = 1000
 """Count of the steps of the diffusion that Stable Diffusion was trained on."""
 
+MERGES = "tokenizer/merges.txt"
+"""The list of CLIP's byte-pair merges in a published checkpoint's folder."""
 
 PRESETS: Mapping[str, Mapping[str, DiffusionConfig]] = {
-    "m4": {"img_dec": DiffusionConfig()},
+    "m4": {"img_dec": DiffusionConfig(TextSizes(ClipTokens(MERGES, pad=None)))},
     "m4-nano": {
         "img_dec": DiffusionConfig(
+            TextSizes(ClipTokens(None, 1000, 16, pad=None), width=64, layers=2, heads=4, ffn=128),
             latent=8,
-            text=TextSizes(ClipTokens(1000, 16, pad=None), width=64, layers=2, heads=4, ffn=128),
             unet=UNetSizes((32, 32, 64, 64), layers=1, heads=4, groups=8),
             vae=VaeSizes((16, 16, 32, 32), layers=1, groups=8),
         )
@@ -95,7 +97,7 @@ def build(name: str, config: DiffusionConfig) -> Submodel:
         licence="CreativeML-OpenRAIL-M (Stable Diffusion 1.x)",
         renames=RENAMES,
         ignored=r"^text_encoder\.(text_model\.)?embeddings\.position_ids$",
-        assets=("tokenizer.json",),
+        assets=config.text.words.assets,
     )
 
 
@@ -133,7 +135,11 @@ def _unet_graph(name: str, source: nn.Module, config: DiffusionConfig) -> Graph:
 
     def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
         steps = rng.integers(0, TRAIN_STEPS, step.sized(sizes)).astype(np.float32)
-        return sample_floats(rng, (latent, states), sizes) | {"step": steps}
+        return {
+            **sample_floats(rng, (latent,), sizes),
+            "step": steps,
+            **sample_floats(rng, (states,), sizes),
+        }
 
     return Graph(f"{name}/unet", _UNet(source), (latent, step, states), (noise,), sample)
 

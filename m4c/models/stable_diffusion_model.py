@@ -4,7 +4,7 @@ The three are children of one module, under the names of their folders in a publ
 of them is captured as plain matrix products.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from m4c.models.clip_tokens import ClipTokens
 class TextSizes:
     """Sizes of the text encoder. Defaults: the text tower of CLIP ViT-L/14."""
 
-    words: ClipTokens = field(default_factory=lambda: ClipTokens(pad=None))
+    words: ClipTokens
     width: int = 768
     layers: int = 12
     heads: int = 12
@@ -51,11 +51,11 @@ class VaeSizes:
 class DiffusionConfig:
     """Sizes of one Stable Diffusion; ``latent`` is the side of the latent image, an eighth of the image's."""
 
+    text: TextSizes
     latent: int = 64
     latent_channels: int = 4
     scaling: float = 0.18215
     """Factor from the VAE's latents to the unit-variance latents of the U-Net."""
-    text: TextSizes = TextSizes()
     unet: UNetSizes = UNetSizes()
     vae: VaeSizes = VaeSizes()
 
