@@ -3,12 +3,26 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
 
 from m4c.errors import CheckpointError, UsageError
 
 FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary kinds whose angles depend on the position alone, so that a table can hold them."""
+
+STATED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "bos_token_id",
+    "eos_token_id",
+)
+"""Keys of a ``config.json`` that must be there: the library would fill in LLaMA-7B's values for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +75,18 @@ class LlamaSizes:
                 where="config.json",
                 fix="the backbone takes checkpoints of model_type 'llama' with hidden_act 'silu'",
             )
+        missing = [key for key in STATED if values.get(key) is None]
+        if missing:
+            raise CheckpointError(
+                f"the configuration lacks {', '.join(missing)}",
+                where="config.json",
+                fix="add what the model was trained with: a default would give wrong numbers in silence",
+            )
         try:
             config = LlamaConfig.from_dict(dict(values))
-        except (TypeError, ValueError) as error:
+        except StrictDataclassError as error:
             raise CheckpointError(
-                f"transformers refuses this configuration: {error}",
+                f"transformers refuses the configuration: {' '.join(str(error).split())}",
                 where="config.json",
                 fix="compare it with the config.json that the checkpoint was published with",
             ) from error
