@@ -67,7 +67,7 @@ class Replacement:
 
     def finish(self, *values: ir.Value) -> None:
         """Let ``values`` take the place of the node's outputs, in order, and remove the node."""
-        made = {node for node in self._made}
+        made = set(self._made)
         final = []
         for value, old in zip(values, self.node.outputs, strict=True):
             kept = value

@@ -1,0 +1,1 @@
+"""Reports of the operators that models are made of and where they run."""

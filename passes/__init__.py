@@ -1,0 +1,24 @@
+"""The passes, one a file, and the order in which a compile runs them."""
+
+from m4c.passes.calibrate import Calibrate
+from m4c.passes.canonicalize import Canonicalize
+from m4c.passes.decompose_layer_norm import DecomposeLayerNorm
+from m4c.passes.fold_weights import FoldWeights
+from m4c.passes.quantize_static import QuantizeStatic
+from m4c.passes.simplify import Simplify
+from m4c.pipeline import Pipeline
+
+
+def canonical() -> Pipeline:
+    """Return the passes that every compile begins with, whatever the target."""
+    return Pipeline((Simplify(), Canonicalize(), FoldWeights(), Simplify(), Canonicalize()))
+
+
+def for_format(file_format: str) -> Pipeline:
+    """Return the passes of a float build: canonical, then what the format has no operator for is decomposed."""
+    return canonical() | DecomposeLayerNorm() if file_format == "tflite" else canonical()
+
+
+def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
+    """Return the passes of a static int8 build."""
+    return for_format(file_format) | calibrate | QuantizeStatic()

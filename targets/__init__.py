@@ -1,0 +1,1 @@
+"""Targets: profiles as data, and the emitters that write artifacts for them."""

@@ -9,7 +9,10 @@ from m4c.errors import UsageError
 if TYPE_CHECKING:
     from m4c.models.graph import Submodel
 
-PRESETS = ("m4-nano", "m4")
+PRESETS = {
+    "m4-nano": "the same code and operators, a few million parameters in all: exports in a minute",
+    "m4": "the paper's sizes: public checkpoints fit",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,8 @@ class Submodel:
     ``renames`` are (regular expression, replacement) pairs that turn a key of a published checkpoint into a key of
     ``source``; ``ignored`` is a regular expression of checkpoint keys that M4 has no use for. ``tied`` maps a key of
     ``source`` to the key that stores the same weight, as checkpoints hold only one of them.
-    ``assets`` are files beside the weights that the bundle carries for the host, such as a tokenizer.
+    ``assets`` are files beside the weights that the bundle carries for the host, such as a tokenizer; ``host`` reads, from
+    the folder of the weights, facts that the host needs and the manifest carries, such as tokens never to choose.
     """
 
     name: str
@@ -86,3 +88,4 @@ class Submodel:
     ignored: str = ""
     tied: Mapping[str, str] = field(default_factory=dict)
     assets: tuple[str, ...] = ()
+    host: Callable[[Path], dict[str, object]] | None = None

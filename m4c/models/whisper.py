@@ -5,8 +5,10 @@ once, and the decoder runs once a token with a growing self-attention cache. So 
 go to another processor at another precision.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ class WhisperSizes:
     end: int = 50256
     start: tuple[int, ...] = (50257, 50362)
     """Start of transcript, then the token that asks for no time stamps."""
+    tokenizer: str = "json-tokenizer"
     first_timestamp: int | None = 50363
     """Tokens from here on are time stamps, never chosen in a decoding without them."""
 
@@ -46,7 +49,7 @@ PRESETS: Mapping[str, Mapping[str, WhisperSizes]] = {
     "m4-nano": {
         "aud_i_enc": WhisperSizes(
             vocabulary=512, width=64, encoder_layers=2, decoder_layers=2, heads=4, ffn=128, frames=200,
-            max_tokens=64, end=258, start=(257,), first_timestamp=None,
+            max_tokens=64, end=257, start=(256,), first_timestamp=None, tokenizer="bytes",
         )
     },
 }  # fmt: skip
@@ -126,7 +129,27 @@ def build(name: str, config: WhisperSizes) -> Submodel:
         licence="MIT (OpenAI Whisper)",
         tied={"proj_out.weight": "model.decoder.embed_tokens.weight"},
         assets=("tokenizer.json",),
+        host=decoding_facts,
     )
+
+
+def decoding_facts(folder: Path) -> dict[str, object]:
+    """Return the tokens that decoding must never choose, from the files beside the weights.
+
+    transformers keeps them in ``generation_config.json``, CTranslate2 in ``config.json``; -1 stands for none there.
+    """
+    for file, always, at_first in (
+        ("generation_config.json", "suppress_tokens", "begin_suppress_tokens"),
+        ("config.json", "suppress_ids", "suppress_ids_begin"),
+    ):
+        if (folder / file).is_file():
+            facts = json.loads((folder / file).read_text("utf-8"))
+            if always in facts:
+                return {
+                    "suppress": [int(i) for i in facts[always] or () if i >= 0],
+                    "suppress_at_first": [int(i) for i in facts.get(at_first) or () if i >= 0],
+                }
+    return {}
 
 
 def _states(config: WhisperSizes) -> Port:
@@ -181,8 +204,8 @@ def _decoder(source: nn.Module, config: WhisperSizes) -> Graph:
         ("batch", "sequence"),
         "token ids to decode now: the start tokens first, then the token chosen last",
         host={
-            "kind": "json-tokenizer",
-            "asset": "tokenizer.json",
+            "kind": config.tokenizer,
+            **({"asset": "tokenizer.json"} if config.tokenizer == "json-tokenizer" else {}),
             "start": list(config.start),
             "end": config.end,
             "max_tokens": config.max_tokens,

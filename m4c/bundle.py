@@ -1,0 +1,264 @@
+"""The bundle: a folder of artifacts with a manifest that tells a device runner everything, and hashes that tell it is whole.
+
+It is built under another name and renamed when it is complete, so nothing that looks like a bundle is ever half one. Nothing in
+it depends on time, machine or path: equal compiles give equal bytes.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from m4c.errors import BundleError, UsageError
+from m4c.weight_file import sha256
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class PortRecord:
+    """An input or output of an artifact, as a runner sees it."""
+
+    name: str
+    dtype: str
+    """What the source takes or gives."""
+    shape: tuple[int | str, ...]
+    meaning: str
+    host: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] | None = None
+    """Of an integer artifact: stored dtype, scale and zero point; ``real = (stored − zero_point) · scale``."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of the bundle, by its path within it."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class VerificationRecord:
+    """How far the artifact was from its source when it was built."""
+
+    reference: str
+    inputs: str
+    max_absolute_error: float
+    max_relative_error: float
+    sqnr_db: float | None
+    """None where there was no noise at all."""
+    allowed: str
+
+
+@dataclass(frozen=True)
+class GraphRecord:
+    """One artifact."""
+
+    name: str
+    file: FileRecord
+    format: str
+    precision: str
+    processor: str
+    """The target it was built for; another than the bundle's where it fell back."""
+    fallback: str | None
+    """Why it fell back."""
+    pipeline: str
+    inputs: tuple[PortRecord, ...]
+    outputs: tuple[PortRecord, ...]
+    operators: Mapping[str, int]
+    verification: VerificationRecord
+    calibration: str | None
+    """What activation ranges were observed on, for integer artifacts."""
+    vector: FileRecord
+    """A pair of inputs and the source's outputs, for self-tests on a device."""
+
+
+@dataclass(frozen=True)
+class SubmodelRecord:
+    """A sub-model: where its weights came from, and the files that its graphs share."""
+
+    name: str
+    weights: str
+    licence: str
+    files: tuple[FileRecord, ...]
+    host: Mapping[str, Any]
+    """What the host needs to run it beside the ports' own: token ids to suppress, say."""
+    graphs: tuple[GraphRecord, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole record, as ``manifest.json`` holds it."""
+
+    preset: str | None
+    target: str
+    tools: Mapping[str, str]
+    submodels: tuple[SubmodelRecord, ...]
+    routes: Mapping[str, tuple[str, ...]]
+    """Task → the graphs it runs, in order; only tasks whose graphs are all here."""
+    schema: int = SCHEMA
+
+    @property
+    def graphs(self) -> tuple[GraphRecord, ...]:
+        """All graphs of all sub-models."""
+        return tuple(graph for submodel in self.submodels for graph in submodel.graphs)
+
+    def files(self) -> Iterator[FileRecord]:
+        """Yield every file that the manifest vouches for."""
+        for submodel in self.submodels:
+            yield from submodel.files
+            for graph in submodel.graphs:
+                yield graph.file
+                yield graph.vector
+
+    def submodel(self, name: str) -> SubmodelRecord:
+        """Return the record of a sub-model.
+
+        Raises:
+            BundleError: if the bundle has none of that name.
+        """
+        for submodel in self.submodels:
+            if submodel.name == name:
+                return submodel
+        raise BundleError(
+            f"the bundle has no {name}", fix=f"it has: {', '.join(s.name for s in self.submodels)}"
+        )
+
+    def graph(self, name: str) -> GraphRecord:
+        """Return the record of a graph.
+
+        Raises:
+            BundleError: if the bundle has none of that name.
+        """
+        for graph in self.graphs:
+            if graph.name == name:
+                return graph
+        raise BundleError(
+            f"the bundle has no {name}", fix=f"it has: {', '.join(g.name for g in self.graphs)}"
+        )
+
+
+def record_file(folder: Path, path: Path) -> FileRecord:
+    """Return the record of ``path``, which lies in the bundle at ``folder``."""
+    return FileRecord(path.relative_to(folder).as_posix(), path.stat().st_size, sha256(path))
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write ``manifest.json``, the same bytes for the same manifest."""
+    text = json.dumps(
+        dataclasses.asdict(manifest), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False
+    )
+    (folder / MANIFEST).write_text(text + "\n", "utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of the bundle at ``folder``; no other file is looked at.
+
+    Raises:
+        BundleError: if there is none, it is damaged, of another schema, or names a file outside the bundle.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}", fix="make one with m4c export -o"
+        )
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        if table.get("schema") != SCHEMA:
+            raise BundleError(
+                f"the manifest has schema {table.get('schema')}, this m4c reads {SCHEMA}",
+                where=str(path),
+                fix="use the m4c that made it, or export again",
+            )
+        manifest = _manifest(table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"the manifest is damaged: {error}", where=str(path), fix="export again") from error
+    root = folder.resolve()
+    for file in manifest.files():
+        if not (root / file.path).resolve().is_relative_to(root):
+            raise BundleError(f"the manifest names a file outside the bundle: {file.path}", where=str(path))
+    return manifest
+
+
+def _manifest(table: dict[str, Any]) -> Manifest:
+    """Build the records from plain JSON."""
+    submodels = tuple(
+        SubmodelRecord(
+            **{
+                **submodel,
+                "files": tuple(FileRecord(**file) for file in submodel["files"]),
+                "graphs": tuple(_graph(graph) for graph in submodel["graphs"]),
+            }
+        )
+        for submodel in table["submodels"]
+    )
+    routes = {task: tuple(graphs) for task, graphs in table["routes"].items()}
+    return Manifest(**{**table, "submodels": submodels, "routes": routes})
+
+
+def _graph(table: dict[str, Any]) -> GraphRecord:
+    """Build the record of one graph."""
+    ports = {
+        side: tuple(PortRecord(**{**port, "shape": tuple(port["shape"])}) for port in table[side])
+        for side in ("inputs", "outputs")
+    }
+    return GraphRecord(
+        **{
+            **table,
+            **ports,
+            "file": FileRecord(**table["file"]),
+            "vector": FileRecord(**table["vector"]),
+            "verification": VerificationRecord(**table["verification"]),
+        }
+    )
+
+
+def check_files(manifest: Manifest, folder: Path) -> None:
+    """Check every file of the bundle against its hash.
+
+    Raises:
+        BundleError: naming the first file that is missing or altered.
+    """
+    for file in manifest.files():
+        path = folder / file.path
+        if not path.is_file():
+            raise BundleError(
+                f"{file.path} is missing", where=str(folder), fix="copy the whole bundle, or export again"
+            )
+        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+            raise BundleError(
+                f"{file.path} was altered", where=str(folder), fix="copy it again, or export again"
+            )
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Yield a folder to build a bundle in; it becomes ``out`` if the block succeeds, and goes if it fails.
+
+    Raises:
+        UsageError: if ``out`` is there and is not a bundle: m4c deletes nothing that it did not make.
+    """
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not a bundle", fix="give -o another folder")
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if out.exists():
+        replaced = out.with_name(f"{out.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        out.rename(replaced)
+        partial.rename(out)
+        shutil.rmtree(replaced)
+    else:
+        partial.rename(out)

@@ -1,0 +1,90 @@
+"""Where the samples of a calibration come from: a user's files, or random numbers if that is asked for by name."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from m4c.errors import UsageError
+from m4c.host.prepare import prepare
+from m4c.source import Source
+
+RANDOM = "random"
+RANDOM_SAMPLES = 4
+RAW = {
+    ".wav": ("log-mel", "fbank"),
+    ".png": ("image",),
+    ".jpg": ("image",),
+    ".jpeg": ("image",),
+    ".csv": ("imu",),
+}
+"""Files that are prepared as the input they are for would be at run time, by the kinds of that input."""
+
+Sample = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples for one graph, and how the manifest describes them."""
+
+    described: str
+    items: Iterable[Sample]
+
+    def first(self) -> Sample:
+        """Return the first sample."""
+        return next(iter(self.items))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Raw files, prepared one at a time each time they are iterated over."""
+
+    source: Source
+    files: tuple[Path, ...]
+
+    def __iter__(self) -> Iterator[Sample]:
+        port = self.source.inputs[0]
+        for file in self.files:
+            yield {port.name: prepare(port.host, file)}
+
+
+def samples_for(source: Source, calibration: str | None, seed: int) -> Samples:
+    """Return the calibration samples of ``source``.
+
+    ``calibration`` is ``random``, or a path: a file or folder that :func:`m4c.samples.open_samples` reads, or a folder of raw
+    files (WAV, PNG, JPEG, CSV) for a graph with one input. A folder may have one such folder for each graph, by its name.
+
+    Raises:
+        UsageError: if nothing was given, or nothing there fits.
+    """
+    if calibration is None:
+        raise UsageError(
+            f"int8 needs calibration samples for {source.name}",
+            fix="give --calibration a folder of typical inputs, or --calibration random to try without",
+        )
+    if calibration == RANDOM:
+        items = [source.sample(seed + 1 + i) for i in range(RANDOM_SAMPLES)]
+        return Samples(
+            f"random numbers ({RANDOM_SAMPLES} samples): accuracy on real inputs is unknown", items
+        )
+    path = Path(calibration)
+    if not path.exists():
+        raise UsageError(f"there are no calibration samples at {path}")
+    if (path / source.name).is_dir():
+        path = path / source.name
+    raw = _raw_files(source, path)
+    if raw:
+        return Samples(f"{len(raw)} files of the user", _Prepared(source, raw))
+    from m4c.samples import open_samples
+
+    opened = open_samples(path)
+    return Samples("samples of the user", opened)
+
+
+def _raw_files(source: Source, path: Path) -> tuple[Path, ...]:
+    """Return the files of a folder that can be prepared as the only input of ``source``."""
+    if not path.is_dir() or len(source.inputs) != 1:
+        return ()
+    kind = source.inputs[0].host.get("kind")
+    return tuple(f for f in sorted(path.iterdir()) if kind in RAW.get(f.suffix.lower(), ()))

@@ -1,0 +1,241 @@
+"""The command line: arguments in, exit code out. Commands import what they need, so that ``m4c --help`` is quick."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from m4c.request import Request
+
+app = typer.Typer(
+    help="Bring a multimodal foundation model to a phone, an NPU or a laptop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    """File formats of artifacts."""
+
+    ONNX = "onnx"
+    TFLITE = "tflite"
+
+
+class Precision(StrEnum):
+    """Precisions of artifacts."""
+
+    NONE = "none"
+    INT8 = "int8"
+
+
+class Fallback(StrEnum):
+    """What becomes of a graph that the target cannot have."""
+
+    CPU = "cpu"
+    ERROR = "error"
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    PRESETS = "presets"
+    SUBMODELS = "submodels"
+    TARGETS = "targets"
+    TASKS = "tasks"
+
+
+class ReportFormat(StrEnum):
+    """Forms of a report."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "md"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+
+
+@app.command()
+def export(
+    submodels: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Sub-models, graphs (submodel/graph), or one .onnx file; nothing means all of the preset."
+        ),
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="Where it runs: a name (m4c list targets) or a .toml file.")
+    ] = "cpu",
+    preset: Annotated[str, typer.Option(help="m4-nano (small) or m4 (the paper's sizes).")] = "m4-nano",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkpoint, or a folder with one; a folder may have one folder for each sub-model."
+        ),
+    ] = None,
+    random_weights: Annotated[
+        int | None, typer.Option(metavar="SEED", help="Random weights from a seed; the default, with seed 0.")
+    ] = None,
+    file_format: Annotated[
+        Format | None, typer.Option("--format", help="Instead of the target's own.")
+    ] = None,
+    quantize: Annotated[Precision | None, typer.Option(help="Instead of the target's own precision.")] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="Typical inputs for int8: a folder or file of samples, or the word random."),
+    ] = None,
+    fallback: Annotated[
+        Fallback | None,
+        typer.Option(help="For graphs that the target cannot have: build for the CPU, or an error."),
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None, typer.Option(help="A dimension to keep dynamic, such as batch.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Sub-models compiled at once; 0: one a core.", min=0)] = 0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")] = Path("m4-bundle"),
+    as_json: Json = False,
+) -> None:
+    """Compile sub-models, or an ONNX file, into a verified bundle."""
+    from m4c.errors import UsageError
+    from m4c.request import Request
+    from m4c.targets.profile import load_target
+
+    names = tuple(submodels or ())
+    files = [name for name in names if name.endswith(".onnx")]
+    if weights is not None and random_weights is not None:
+        raise UsageError("--weights and --random-weights exclude each other", fix="give one of them")
+    if files and (len(names) > 1 or weights is not None):
+        raise UsageError("an .onnx file is exported alone, with the weights it has", fix="leave out the rest")
+    if files and not Path(files[0]).is_file():
+        raise UsageError(f"there is no file {files[0]}")
+    precision = {None: None, Precision.NONE: "float32", Precision.INT8: "int8"}[quantize]
+    request = Request(
+        target=load_target(target),
+        submodels=() if files else names,
+        model=Path(files[0]) if files else None,
+        preset=preset,
+        weights=weights,
+        seed=random_weights or 0,
+        format=file_format.value if file_format else None,
+        precision=precision,
+        fallback=fallback.value if fallback else None,
+        calibration=calibration,
+        dynamic=frozenset(dynamic or ()),
+    )
+    _export(request, out, jobs, as_json)
+
+
+def _export(request: "Request", out: Path, jobs: int, as_json: bool) -> None:
+    """Compile with a progress bar on stderr, then show the bundle on stdout."""
+    import dataclasses
+    import json
+
+    from m4c.compile import compile_bundle, selected_submodels
+    from m4c.terminal import ProgressBar, show_bundle
+
+    with ProgressBar(1 if request.model else len(selected_submodels(request.submodels))) as progress:
+        manifest = compile_bundle(request, out, progress, jobs)
+    if as_json:
+        sys.stdout.write(json.dumps({"bundle": str(out), **dataclasses.asdict(manifest)}) + "\n")
+    else:
+        show_bundle(manifest, out)
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    task: Annotated[str, typer.Option(help="The paper's number of the task: T32 is speech recognition.")],
+    audio: Annotated[Path | None, typer.Option(help="A WAV file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a task over the artifacts of a bundle; the result alone goes to stdout."""
+    import json
+
+    from m4c.bundle import read_manifest
+    from m4c.errors import UsageError
+    from m4c.routes.transcribe import transcribe
+    from m4c.tasks import require_task
+
+    require_task(task)
+    if audio is None:
+        raise UsageError(f"{task} needs --audio", fix="give the path of a WAV file")
+    text = transcribe(bundle, read_manifest(bundle), audio)
+    sys.stdout.write((json.dumps({"task": task, "text": text}) if as_json else text) + "\n")
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    as_json: Json = False,
+) -> None:
+    """Check a bundle: every file against its hash, every artifact against its test vector."""
+    from m4c.bundle import read_manifest
+    from m4c.selftest import selftest
+    from m4c.terminal import show_selftest
+
+    manifest = read_manifest(bundle)
+    results = selftest(manifest, bundle)
+    show_selftest(results, as_json)
+
+
+@app.command()
+def report(
+    subject: Annotated[
+        str, typer.Argument(help="A preset, a bundle, an .onnx or a .tflite file.")
+    ] = "m4-nano",
+    form: Annotated[ReportFormat, typer.Option("--format", help="text, json or md.")] = ReportFormat.TEXT,
+    as_json: Json = False,
+) -> None:
+    """Report the operator types of every graph, and those of all together."""
+    import json
+
+    from m4c.operator_reports.render import to_json, to_markdown, to_table
+    from m4c.operator_reports.subjects import operators_of
+    from m4c.terminal import show_table
+
+    graphs = operators_of(subject)
+    if as_json or form is ReportFormat.JSON:
+        sys.stdout.write(json.dumps(to_json(graphs)) + "\n")
+    elif form is ReportFormat.MARKDOWN:
+        sys.stdout.write(to_markdown(graphs))
+    else:
+        show_table(to_table(graphs))
+
+
+@app.command("list")
+def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: Json = False) -> None:
+    """List what m4c knows."""
+    from m4c import tasks
+    from m4c.models import PRESETS, SUBMODELS
+    from m4c.targets.profile import load_target, names
+    from m4c.terminal import show_list
+
+    match kind:
+        case Kind.PRESETS:
+            rows = dict(PRESETS)
+        case Kind.SUBMODELS:
+            rows = {name: listing.summary for name, listing in SUBMODELS.items()}
+        case Kind.TARGETS:
+            rows = {name: load_target(name).summary for name in names()}
+        case Kind.TASKS:
+            rows = {name: task.title for name, task in tasks.TASKS.items()}
+    show_list(kind.value, rows, as_json)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code; a user's mistake ends in a message, never in a traceback."""
+    from m4c.errors import M4CError
+
+    try:
+        app()
+    except M4CError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+    sys.exit(0)

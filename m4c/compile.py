@@ -1,0 +1,301 @@
+"""The driver: capture → passes → emit → verify → manifest, a graph at a time."""
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from safetensors.numpy import save_file
+
+from m4c import __version__, tasks
+from m4c.bundle import (
+    FileRecord,
+    GraphRecord,
+    Manifest,
+    PortRecord,
+    SubmodelRecord,
+    VerificationRecord,
+    record_file,
+    staged,
+    write_manifest,
+)
+from m4c.calibration import Samples, samples_for
+from m4c.checkpoints import open_checkpoint
+from m4c.errors import UnsupportedError, UsageError
+from m4c.model import operator_counts
+from m4c.models.graph import Port
+from m4c.parallel import in_processes
+from m4c.passes import for_format, for_int8
+from m4c.passes.calibrate import Calibrate
+from m4c.pipeline import Pipeline
+from m4c.progress import Progress
+from m4c.request import Plan, Request, fall_back, plan
+from m4c.source import OnnxSource, Source, TorchSource
+from m4c.targets.emit_onnx import to_onnx, weight_bytes
+from m4c.targets.emit_tflite import read_ports, to_tflite
+from m4c.verify import Verification, verify
+from m4c.weight_file import WeightFile
+
+TOOLS = ("ai-edge-litert", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers", "diffusers")
+INTEGER = frozenset({"int8"})
+
+
+def compile_bundle(request: Request, out: Path, progress: Progress, jobs: int = 1) -> Manifest:
+    """Compile what ``request`` asks for into a bundle at ``out``, which appears only when it is complete and verified."""
+    with staged(out) as folder:
+        if request.model is not None:
+            submodels = [_compile_onnx(request, request.model, folder, progress)]
+        else:
+            work = partial(compile_submodel, request, folder)
+            submodels = in_processes(work, selected_submodels(request.submodels), progress, jobs)
+        manifest = Manifest(
+            preset=None if request.model else request.preset,
+            target=request.target.name,
+            tools={"m4c": __version__, **{tool: importlib.metadata.version(tool) for tool in TOOLS}},
+            submodels=tuple(submodels),
+            routes=tasks.routes({graph.name for submodel in submodels for graph in submodel.graphs}),
+        )
+        write_manifest(manifest, folder)
+    return manifest
+
+
+def selected_submodels(names: tuple[str, ...]) -> list[str]:
+    """Return the sub-models that a selection touches, in M4's order; an empty selection is all of them."""
+    from m4c.models import SUBMODELS, require_submodel
+
+    wanted = {name.partition("/")[0] for name in names}
+    for name in wanted:
+        require_submodel(name)
+    return [name for name in SUBMODELS if not wanted or name in wanted]
+
+
+def selected_graphs(names: tuple[str, ...], submodel: Any) -> list[Any]:
+    """Return the graphs of a sub-model that a selection names; its bare name means all of them."""
+    exact = [name for name in names if name.startswith(f"{submodel.name}/")]
+    known = {graph.name: graph for graph in submodel.graphs}
+    for name in exact:
+        if name not in known:
+            raise UsageError(f"there is no graph {name!r}", fix=f"choose from: {', '.join(known)}")
+    return [known[name] for name in known if not exact or submodel.name in names or name in exact]
+
+
+def compile_submodel(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
+    """Compile the selected graphs of one sub-model into ``folder``; they share one file of weights."""
+    from m4c.checkpoints.random import random_weights
+    from m4c.match import match
+    from m4c.models import build
+    from m4c.skeleton import skeleton
+
+    progress.stage(name, "build")
+    with skeleton():
+        submodel = build(name, request.preset)
+    path = _weights_path(request.weights, name)
+    checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
+    weights = match(submodel, checkpoint)
+    sources = [
+        TorchSource(graph, weights, request.dynamic) for graph in selected_graphs(request.submodels, submodel)
+    ]
+    graphs = compile_sources(request, sources, folder / "graphs" / name, folder, progress)
+    progress.completed(name)
+    return SubmodelRecord(
+        name=name,
+        weights="checkpoint" if path else f"random, seed {request.seed}",
+        licence=submodel.licence if path else "random weights: no licence",
+        files=(*_weight_files(folder, name), *_assets(path, submodel.assets, folder)),
+        host=submodel.host(path) if submodel.host and path and path.is_dir() else {},
+        graphs=graphs,
+    )
+
+
+def _compile_onnx(request: Request, path: Path, folder: Path, progress: Progress) -> SubmodelRecord:
+    """Compile an ONNX file as a sub-model of one graph."""
+    name = path.stem
+    graphs = compile_sources(request, [OnnxSource(path)], folder / "graphs" / name, folder, progress)
+    return SubmodelRecord(name, f"in {path.name}", "as the file's", _weight_files(folder, name), {}, graphs)
+
+
+def compile_sources(
+    request: Request, sources: list[Any], graphs: Path, folder: Path, progress: Progress
+) -> tuple[GraphRecord, ...]:
+    """Compile ``sources`` into the folder ``graphs`` of the bundle at ``folder``."""
+    graphs.mkdir(parents=True)
+    with WeightFile(graphs / "weights.bin") as weights:
+        compiled = []
+        for source in sources:
+            compiled.append(compile_graph(request, source, weights, graphs, progress))
+            progress.finished(source.name)
+    return tuple(_record(one, folder) for one in compiled)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One artifact and all that is known of it."""
+
+    source: Source
+    plan: Plan
+    pipeline: Pipeline
+    path: Path
+    model: ir.Model
+    verification: Verification
+    samples: Samples | None
+
+
+def compile_graph(
+    request: Request, source: Source, weights: WeightFile, folder: Path, progress: Progress
+) -> Compiled:
+    """Compile one graph as planned, or for the CPU where its target cannot have it and a fallback is allowed.
+
+    Raises:
+        UnsupportedError: if the target cannot have it and the fallback is ``error``.
+        NumbersError: if the artifact differs from its source.
+    """
+    planned = plan(request, source)
+    allowed = (request.fallback or request.target.fallback) == "cpu"
+    if planned.fallback and not allowed:
+        raise UnsupportedError(
+            planned.fallback, where=source.name, fix="allow it with --fallback cpu, or leave it out"
+        )
+    progress.stage(source.name, "capture")
+    captured = source.capture()
+    try:
+        return _build(request, source, captured, planned, weights, folder, progress)
+    except UnsupportedError as error:
+        if not allowed or planned.fallback:
+            raise
+        reason = f"{error.what} ({error.where})" if error.where else error.what
+        return _build(request, source, captured, fall_back(reason), weights, folder, progress)
+
+
+def _build(
+    request: Request,
+    source: Source,
+    captured: ir.Model,
+    planned: Plan,
+    weights: WeightFile,
+    folder: Path,
+    progress: Progress,
+) -> Compiled:
+    """Run the passes, write the artifact, and hold it against its source."""
+    samples = samples_for(source, request.calibration, request.seed) if planned.precision in INTEGER else None
+    with tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
+        pipeline = _pipeline(planned, samples, Path(workspace), progress)
+        progress.stage(source.name, "passes" if samples is None else "calibrate")
+        model, _ = pipeline.run(captured)
+        progress.stage(source.name, "emit")
+        path = _emit(model, planned, folder / source.name.partition("/")[2], weights, progress)
+    progress.stage(source.name, "verify")
+    inputs = samples.first() if samples else source.sample(request.seed)
+    return Compiled(
+        source,
+        planned,
+        pipeline,
+        path,
+        model,
+        verify(source, model, path, planned.precision, inputs),
+        samples,
+    )
+
+
+def _pipeline(planned: Plan, samples: Samples | None, workspace: Path, progress: Progress) -> Pipeline:
+    """Return the passes of a plan."""
+    if samples is None:
+        return for_format(planned.format)
+    return for_int8(
+        planned.format,
+        Calibrate(samples.items, workspace, progress=lambda done: progress.step(done, 0)),
+    )
+
+
+def _emit(model: ir.Model, planned: Plan, stem: Path, weights: WeightFile, progress: Progress) -> Path:
+    """Write the artifact of ``model``."""
+    total, done = weight_bytes(model), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.step(done, total)
+
+    path = stem.with_suffix(f".{planned.format}")
+    if planned.format == "onnx":
+        to_onnx(model, path, weights, advance)
+    else:
+        to_tflite(model, path, progress=advance)
+    return path
+
+
+def _record(compiled: Compiled, folder: Path) -> GraphRecord:
+    """Return the manifest's record of an artifact, and write its test vector."""
+    source, found = compiled.source, compiled.verification
+    vector = folder / "vectors" / f"{source.name.replace('/', '.')}.safetensors"
+    vector.parent.mkdir(exist_ok=True)
+    pair = {f"{side}.{k}": v for side in ("inputs", "outputs") for k, v in getattr(found, side).items()}
+    save_file({name: values.copy(order="C") for name, values in pair.items()}, vector)
+    stored = _stored_ports(compiled.path)
+    figures = found.difference
+    return GraphRecord(
+        name=source.name,
+        file=record_file(folder, compiled.path),
+        format=compiled.plan.format,
+        precision=compiled.plan.precision,
+        processor=compiled.plan.processor,
+        fallback=compiled.plan.fallback,
+        pipeline=str(compiled.pipeline),
+        inputs=tuple(_port(port, stored) for port in source.inputs),
+        outputs=tuple(_port(port, stored) for port in source.outputs),
+        operators=dict(sorted(operator_counts(compiled.model).items())),
+        verification=VerificationRecord(
+            reference="eager torch" if isinstance(source, TorchSource) else "ONNX Runtime on the source file",
+            inputs="the first calibration sample" if compiled.samples else "random inputs",
+            max_absolute_error=figures.max_absolute,
+            max_relative_error=figures.max_relative,
+            sqnr_db=figures.sqnr_db if figures.sqnr_db < float("inf") else None,
+            allowed=figures.allowed(compiled.plan.precision),
+        ),
+        calibration=compiled.samples.described if compiled.samples else None,
+        vector=record_file(folder, vector),
+    )
+
+
+def _stored_ports(path: Path) -> Mapping[str, Any]:
+    """Return how the tensors at the border of a TFLite file are stored, by name."""
+    if path.suffix != ".tflite":
+        return {}
+    ports = read_ports(path)
+    return {port.name: port for port in (*ports.inputs, *ports.outputs)}
+
+
+def _port(port: Port, stored: Mapping[str, Any]) -> PortRecord:
+    """Return the manifest's record of a port."""
+    kept, quantization = stored.get(port.name), None
+    if kept is not None and kept.scale is not None:
+        quantization = {"dtype": kept.dtype, "scale": kept.scale, "zero_point": kept.zero_point}
+    return PortRecord(port.name, port.dtype, port.shape, port.meaning, dict(port.host), quantization)
+
+
+def _weights_path(weights: Path | None, submodel: str) -> Path | None:
+    """Return the checkpoint of a sub-model: its own folder within ``weights`` if there is one, else ``weights``."""
+    if weights is not None and (weights / submodel).exists():
+        return weights / submodel
+    return weights
+
+
+def _weight_files(folder: Path, submodel: str) -> tuple[FileRecord, ...]:
+    """Return the record of the weights that the ONNX graphs of a sub-model share, if it has such graphs."""
+    path = folder / "graphs" / submodel / "weights.bin"
+    return (record_file(folder, path),) if path.exists() else ()
+
+
+def _assets(weights: Path | None, names: tuple[str, ...], folder: Path) -> tuple[FileRecord, ...]:
+    """Copy the files that the host needs from beside the weights, as far as they are there."""
+    copied = []
+    for name in names:
+        found = weights / name if weights is not None and weights.is_dir() else None
+        if found is not None and found.is_file():
+            shutil.copyfile(found, folder / name)
+            copied.append(record_file(folder, folder / name))
+    return tuple(copied)

@@ -1,0 +1,77 @@
+"""Run the source model in torch with real weights, a module's at a time: the reference that artifacts are compared with.
+
+The source is a skeleton (:mod:`m4c.skeleton`). Just before a module runs, its own parameters are read from the checkpoint, and
+just after they are let go, so a model of any size runs in the memory of its largest module and its activations.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from m4c.models.graph import Graph
+from m4c.weights import array
+
+
+def run_eager(
+    graph: Graph, weights: Mapping[str, ir.TensorProtocol], inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the outputs of ``graph`` by name, computed by torch on ``inputs`` with ``weights``."""
+    arguments = [torch.from_numpy(np.ascontiguousarray(inputs[port.name])) for port in graph.inputs]
+    with torch.no_grad(), streamed(graph.module.source, weights):
+        made = graph.module(*arguments)
+    results = made if isinstance(made, tuple) else (made,)
+    return {port.name: value.numpy() for port, value in zip(graph.outputs, results, strict=True)}
+
+
+@contextmanager
+def streamed(source: nn.Module, weights: Mapping[str, ir.TensorProtocol]) -> Iterator[None]:
+    """Inside this context every module of ``source`` reads its own weights when it is called and drops them after."""
+    hooks = []
+    for path, module in source.named_modules():
+        prefix = f"{path}." if path else ""
+        own = {name: weights[prefix + name] for name in _own(module) if prefix + name in weights}
+        if own:
+            load, drop = _hooks(own)
+            hooks.append(module.register_forward_pre_hook(load))
+            hooks.append(module.register_forward_hook(drop, always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _own(module: nn.Module) -> list[str]:
+    """Return the names of a module's own parameters and buffers, without those of its children."""
+    return [n for n, _ in module.named_parameters(recurse=False)] + [
+        n for n, _ in module.named_buffers(recurse=False)
+    ]
+
+
+def _hooks(own: Mapping[str, ir.TensorProtocol]) -> tuple[Any, Any]:
+    """Return the hooks that put weights into a module and that take them out again."""
+    held: list[dict[str, torch.Tensor]] = []
+
+    def load(module: nn.Module, _arguments: object) -> None:
+        held.append({name: getattr(module, name) for name in own})
+        for name, tensor in own.items():
+            _put(module, name, torch.from_numpy(array(tensor).copy()))
+
+    def drop(module: nn.Module, _arguments: object, _result: object) -> None:
+        for name, tensor in held.pop().items():
+            _put(module, name, tensor)
+
+    return load, drop
+
+
+def _put(module: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Set a parameter or buffer without registering it anew."""
+    if name in module._parameters:
+        module._parameters[name] = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, False)
+    else:
+        module._buffers[name] = tensor

@@ -1,0 +1,175 @@
+"""Quantization schemes and their integer arithmetic: ``x = (q − zero_point) · scale``, rounded half to even.
+
+Activations are int8, asymmetric, one scale a tensor; linear and convolution weights are int8, symmetric, narrow range
+(−127…127), one scale an output channel; a bias is int32 at the product of the two scales, so that it adds to the
+accumulator. These are the rules of LiteRT's 8-bit quantization specification, and ONNX can say them too.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from m4c.errors import NumbersError, UsageError
+from m4c.pipeline import Property
+
+Array = np.ndarray
+
+LOWEST, HIGHEST = -128, 127
+"""The values of int8."""
+
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+"""Smaller scales would be subnormal numbers, which kernels flush to zero."""
+
+CHANNEL_FLOOR = 2.0**-16
+"""A channel's scale is at least this part of the tensor's largest, so that a dead channel's bias fits into int32."""
+
+RANGE = "m4c.range"
+"""Key in ``Value.metadata_props`` of a calibrated range: the two numbers, separated by a space."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerTensor:
+    """One scale for the whole tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerChannel:
+    """One scale for each index of ``axis``."""
+
+    axis: int
+
+
+Granularity = PerTensor | PerChannel
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """Scale and zero point of one int8 tensor with one scale; the scale is a float32 value."""
+
+    scale: float
+    zero_point: int
+
+    @property
+    def low(self) -> float:
+        """The smallest number that can be represented."""
+        return (LOWEST - self.zero_point) * self.scale
+
+    @property
+    def high(self) -> float:
+        """The largest number that can be represented."""
+        return (HIGHEST - self.zero_point) * self.scale
+
+
+def from_range(low: float, high: float) -> Quantization:
+    """Return the asymmetric int8 quantization of the range, widened to hold 0, which is then exact.
+
+    The empty range gets the scale 1. Raises ``ValueError`` for a range that is not finite or upside down.
+    """
+    if not (np.isfinite(low) and np.isfinite(high)) or low > high:
+        raise ValueError(f"not a range: {low} … {high}")
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    if low == high:
+        return Quantization(1.0, 0)
+    scale = float(np.float32(max((high - low) / (HIGHEST - LOWEST), SMALLEST_SCALE)))
+    zero_point = int(np.clip(round(LOWEST - low / scale), LOWEST, HIGHEST))
+    return Quantization(scale, zero_point)
+
+
+def quantize(values: Array, quantization: Quantization) -> Array:
+    """Return ``values`` (float, any shape) as int8; what lies outside the range saturates."""
+    steps = np.rint(values / np.float32(quantization.scale)) + quantization.zero_point
+    return np.clip(steps, LOWEST, HIGHEST).astype(np.int8)
+
+
+def dequantize(codes: Array, quantization: Quantization) -> Array:
+    """Return int8 ``codes`` as float32."""
+    return (codes.astype(np.float32) - quantization.zero_point) * np.float32(quantization.scale)
+
+
+def weight_scales(weight: Array, granularity: Granularity) -> Array:
+    """Return the symmetric scales of ``weight``: float32, 0-D for one a tensor, else [channels]; all positive."""
+    match granularity:
+        case PerTensor():
+            largest = np.abs(weight).max(initial=0.0)
+        case PerChannel(axis):
+            others = tuple(d for d in range(weight.ndim) if d != axis % weight.ndim)
+            largest = np.abs(weight).max(axis=others, initial=0.0)
+    scales = np.asarray(largest, dtype=np.float64) / HIGHEST
+    top = float(scales.max(initial=0.0))
+    floor = max(top * CHANNEL_FLOOR, SMALLEST_SCALE) if top else 1.0
+    return np.maximum(scales, floor).astype(np.float32)
+
+
+def quantize_weight(weight: Array, granularity: Granularity) -> Array:
+    """Return ``weight`` as narrow-range int8 (−127…127) at its :func:`weight_scales`."""
+    scales = weight_scales(weight, granularity)
+    if isinstance(granularity, PerChannel):
+        shape = [1] * weight.ndim
+        shape[granularity.axis] = -1
+        scales = scales.reshape(shape)
+    return np.clip(np.rint(weight / scales), -HIGHEST, HIGHEST).astype(np.int8)
+
+
+def bias_scales(input_scale: float, scales: Array) -> Array:
+    """Return the scales of a bias: that of the accumulator, input scale times weight scale (float32, [channels])."""
+    return np.float32(input_scale) * scales
+
+
+def quantize_bias(bias: Array, scales: Array, *, where: str) -> Array:
+    """Return ``bias`` [channels] as int32 at ``scales`` [channels].
+
+    Raises:
+        NumbersError: if a value does not fit, which takes a bias far beyond anything the products can reach.
+    """
+    steps = np.rint(bias.astype(np.float64) / scales)
+    limits = np.iinfo(np.int32)
+    if steps.size and not (limits.min <= steps.min() and steps.max() <= limits.max):
+        channel = int(np.abs(steps).argmax())
+        raise NumbersError(
+            f"bias {bias[channel]:g} of channel {channel} does not fit into int32 at scale {scales[channel]:g}",
+            where=where,
+            fix="its weights are far too small for it: fold the layer into its neighbours, or keep it in float",
+        )
+    return steps.astype(np.int32)
+
+
+def set_range(value: ir.Value, low: float, high: float) -> None:
+    """Write the range of numbers that ``value`` takes into its metadata, which copies of the model keep."""
+    value.metadata_props[RANGE] = f"{float(low)!r} {float(high)!r}"
+
+
+def get_range(value: ir.Value) -> tuple[float, float] | None:
+    """Return the calibrated range of ``value``, or None if it has none.
+
+    Raises:
+        UsageError: if the metadata is there and is not a range.
+    """
+    text = value.metadata_props.get(RANGE)
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split())
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is not a calibrated range", where=str(value.name), fix="calibrate the model again"
+        ) from None
+    return low, high
+
+
+def activations(graph: ir.Graph) -> list[ir.Value]:
+    """Return the float32 inputs and computed values of ``graph``, in the order in which they come to be."""
+    values = [v for v in graph.inputs if v.const_value is None]
+    values += [output for node in graph for output in node.outputs]
+    return [v for v in values if v.dtype == ir.DataType.FLOAT]
+
+
+def _uncalibrated(model: ir.Model) -> list[str]:
+    """List the activations without a range, and the values whose type nobody knows."""
+    untyped = [o.name for node in model.graph for o in node.outputs if o.name and o.dtype is None]
+    missing = [v.name for v in activations(model.graph) if v.name and get_range(v) is None]
+    return [f"{name} has no type" for name in untyped] + [f"{name} has no range" for name in missing]
+
+
+CALIBRATED = Property("calibrated", _uncalibrated)
+"""Every float activation carries the range that calibration saw."""

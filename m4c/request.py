@@ -1,0 +1,56 @@
+"""What a user asks of a compile, and what follows from it for one graph."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from m4c.source import Source
+from m4c.targets.profile import Target, load_target
+
+
+@dataclass(frozen=True)
+class Request:
+    """An export, as the command line states it; plain data, so that it can be handed to another process."""
+
+    target: Target
+    submodels: tuple[str, ...] = ()
+    """Sub-models, or graphs as ``submodel/graph``; none means all of the preset."""
+    model: Path | None = None
+    """An ONNX file instead of a preset."""
+    preset: str = "m4-nano"
+    weights: Path | None = None
+    """A checkpoint; without one, random weights."""
+    seed: int = 0
+    """Of random weights and of the inputs that artifacts are verified with."""
+    format: str | None = None
+    precision: str | None = None
+    fallback: str | None = None
+    calibration: str | None = None
+    """A folder or file of samples, or ``random``."""
+    dynamic: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is built of one graph."""
+
+    format: str
+    precision: str
+    processor: str
+    fallback: str | None = None
+    """Why it is not built for the target that was asked for."""
+
+
+def plan(request: Request, source: Source) -> Plan:
+    """Return what ``request`` means for ``source``, before anything is compiled."""
+    target = request.target
+    wanted = Plan(request.format or target.format, request.precision or target.precision, target.name)
+    growing = sorted({d for port in source.inputs for d in port.shape if isinstance(d, str) and "+" not in d})
+    if growing and (target.static_shapes or wanted.format == "tflite"):
+        return fall_back(f"{' and '.join(growing)} change from call to call, {target.name} has static shapes")
+    return wanted
+
+
+def fall_back(reason: str) -> Plan:
+    """Return the plan of a graph that its target cannot have: float32 on the CPU, with the reason."""
+    cpu = load_target("cpu")
+    return Plan(cpu.format, cpu.precision, cpu.name, reason)

@@ -1,0 +1,101 @@
+"""Run an artifact on numpy arrays: ONNX Runtime and LiteRT behind one small interface. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from m4c.errors import BundleError, UnsupportedError, UsageError
+
+Array = np.ndarray
+
+
+class Runner(Protocol):
+    """Something that computes named outputs from named inputs."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name; integer artifacts take and give float32 where the source model does."""
+        ...
+
+
+def open_runner(path: Path, threads: int = 0) -> Runner:
+    """Open an artifact by its suffix; ``threads`` 0 means the runtime's own choice."""
+    if path.suffix == ".onnx":
+        return OnnxRunner(path, threads)
+    if path.suffix == ".tflite":
+        return TfliteRunner(path, threads)
+    raise UsageError(f"{path} is neither .onnx nor .tflite")
+
+
+class OnnxRunner:
+    """A model in ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        """Load ``path``; weights are mapped from its data file."""
+        import onnxruntime  # here, so that TFLite bundles need not load it
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime has no narrower base of its errors
+            raise BundleError(f"ONNX Runtime does not load it: {error}", where=str(path)) from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name."""
+        made: Sequence[Array] = self._session.run(self._outputs, dict(inputs))
+        return dict(zip(self._outputs, made, strict=True))
+
+
+class TfliteRunner:
+    """A model in LiteRT on the CPU, by its signature; int8 inputs and outputs are converted from and to float32."""
+
+    def __init__(self, path: Path, threads: int = 0, *, keep_all: bool = False) -> None:
+        """Load ``path``; ``keep_all`` keeps intermediate tensors readable, without XNNPACK."""
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
+        try:
+            self.interpreter: Any = Interpreter(
+                model_path=str(path),
+                num_threads=threads or None,
+                experimental_preserve_all_tensors=keep_all,
+                experimental_op_resolver_type=resolver,
+            )
+            self.interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"LiteRT does not load it: {error}", where=str(path)) from error
+        names = list(self.interpreter.get_signature_list())
+        if len(names) != 1:
+            raise UnsupportedError(f"{path} has {len(names)} signatures, one is needed", where=str(path))
+        self._signature = self.interpreter.get_signature_runner(names[0])
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs by name."""
+        details = self._signature.get_input_details()
+        made = self._signature(**{name: to_stored(value, details[name]) for name, value in inputs.items()})
+        wanted = self._signature.get_output_details()
+        return {name: from_stored(value, wanted[name]) for name, value in made.items()}
+
+
+def to_stored(value: Array, detail: Mapping[str, Any]) -> Array:
+    """Convert an input to the dtype of its tensor: round to its scale, or narrow int64 to int32."""
+    scale, zero_point = detail["quantization"]
+    kind = np.dtype(detail["dtype"])
+    if scale and value.dtype.kind == "f" and kind.kind in "iu":
+        limits = np.iinfo(kind)
+        return np.clip(np.rint(value / scale) + zero_point, limits.min, limits.max).astype(kind)
+    return value.astype(kind)
+
+
+def from_stored(value: Array, detail: Mapping[str, Any]) -> Array:
+    """Convert an output to float32 where its tensor has a scale, and int32 to int64."""
+    scale, zero_point = detail["quantization"]
+    if scale and value.dtype.kind in "iu":
+        return (value.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+    return value.astype(np.int64) if value.dtype == np.int32 else value

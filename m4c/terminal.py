@@ -1,0 +1,156 @@
+"""What the user sees: progress on stderr, tables on stdout."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from m4c.bundle import GraphRecord, Manifest
+    from m4c.selftest import Selftest
+
+
+class ProgressBar:
+    """A line for each graph in work, telling its stage and how far that is, and one for the whole."""
+
+    def __init__(self, total: int) -> None:
+        """Draw on stderr, so that stdout holds results alone; ``total`` sub-models are to be done."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[figure]}"),
+        )
+        self._rich = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+        self._whole = self._rich.add_task("sub-models", total=total, figure=f"0 of {total}")
+        self._total = total
+        self._lines: dict[str, TaskID] = {}
+        self._current: TaskID | None = None
+        self._graphs = 0
+
+    def __enter__(self) -> "ProgressBar":
+        """Begin to draw."""
+        self._rich.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Stop drawing."""
+        self._rich.stop()
+
+    def stage(self, graph: str, stage: str) -> None:
+        """Show what is being done to ``graph``."""
+        submodel = graph.partition("/")[0]
+        text = f"{graph}: {stage}"
+        if submodel not in self._lines:
+            self._lines[submodel] = self._rich.add_task(text, total=None, figure="")
+        self._current = self._lines[submodel]
+        self._rich.update(self._current, description=text, total=None, completed=0, figure="")
+
+    def step(self, done: int, total: int) -> None:
+        """Show how much of the current stage is done."""
+        if self._current is not None:
+            figure = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{done} samples"
+            self._rich.update(self._current, completed=done, total=total or None, figure=figure)
+
+    def finished(self, graph: str) -> None:
+        """Count a graph as done."""
+        self._graphs += 1
+        self._rich.update(self._whole, figure=f"{self._graphs} graphs done")
+
+    def completed(self, submodel: str) -> None:
+        """Count a sub-model as done and remove its line."""
+        if submodel in self._lines:
+            self._rich.remove_task(self._lines.pop(submodel))
+        self._rich.advance(self._whole)
+
+
+def show_bundle(manifest: "Manifest", out: Path) -> None:
+    """Print what was built: sub-model, graph, format, size, operators, error against the source."""
+    table = Table(title=f"{out}: {manifest.preset or 'model'} for {manifest.target}")
+    for heading in ("sub-model", "graph", "runs on", "format"):
+        table.add_column(heading)
+    for heading in ("size", "weights", "operators", "types", "error", "SQNR"):
+        table.add_column(heading, justify="right")
+    for submodel in manifest.submodels:
+        shared = sum(file.bytes for file in submodel.files if file.path.endswith("weights.bin"))
+        for index, graph in enumerate(submodel.graphs):
+            table.add_row(
+                *_row(graph, shared, submodel.name if index == 0 else ""),
+                end_section=graph is submodel.graphs[-1],
+            )
+    show_table(table)
+    console = Console(soft_wrap=True)
+    for graph in manifest.graphs:
+        if graph.fallback:
+            console.print(f"{graph.name} was built for {graph.processor}: {graph.fallback}")
+        if graph.calibration:
+            console.print(f"{graph.name} was calibrated on {graph.calibration}")
+    types = set().union(*(graph.operators for graph in manifest.graphs if graph.format == "onnx"))
+    if types:
+        console.print(f"{len(types)} ONNX operator types in all: {' '.join(sorted(types))}")
+
+
+def _row(graph: "GraphRecord", shared: int, submodel: str) -> tuple[str, ...]:
+    """Return the cells of a graph."""
+    found = graph.verification
+    return (
+        submodel,
+        graph.name.partition("/")[2],
+        graph.processor,
+        f"{graph.format} {graph.precision}",
+        _size(graph.file.bytes),
+        f"{_size(shared)} shared" if graph.format == "onnx" and shared and submodel else "",
+        str(sum(graph.operators.values())),
+        str(len(graph.operators)),
+        f"{found.max_relative_error:.1e}",
+        "exact" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB",
+    )
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+def show_table(table: Table) -> None:
+    """Print a table as wide as the terminal, or as wide as it needs where there is none."""
+    console = Console()
+    Console(width=None if console.is_terminal else WIDE).print(table)
+
+
+WIDE = 160
+"""Columns of a table that goes to a file or a pipe."""
+
+
+def show_selftest(results: Sequence["Selftest"], as_json: bool) -> None:
+    """Print the figures of a self-test."""
+    if as_json:
+        figures = [{"graph": r.graph, **dataclasses.asdict(r.difference)} for r in results]
+        text = json.dumps({"graphs": figures}).replace("Infinity", "null")
+        sys.stdout.write(text + "\n")
+        return
+    table = Table("graph", "error", "SQNR", title="every file and every number is as it was built")
+    for result in results:
+        found = result.difference
+        table.add_row(result.graph, f"{found.max_relative:.1e}", f"{found.sqnr_db:.1f} dB")
+    show_table(table)
+
+
+def show_list(kind: str, rows: Mapping[str, str], as_json: bool) -> None:
+    """Print names with a line on each."""
+    if as_json:
+        sys.stdout.write(json.dumps({kind: rows}) + "\n")
+        return
+    table = Table(show_header=False, box=None)
+    for name, summary in rows.items():
+        table.add_row(name, summary)
+    show_table(table)

@@ -1,0 +1,106 @@
+"""Every intermediate value of a source, by its name in the model: what finds the first node that differs."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from m4c.capture import SOURCE, export
+from m4c.models.graph import Graph
+from m4c.weights import array
+
+Array = np.ndarray
+Recorder = Callable[[str, Array], None]
+
+
+class _Stored:
+    """A weight in the program's environment: read for one node, not kept."""
+
+    def __init__(self, tensor: ir.TensorProtocol) -> None:
+        self.tensor = tensor
+
+
+class _Interpreter(torch.fx.Interpreter):
+    """Runs an exported program, reading each weight where it is used, and tells every tensor it makes."""
+
+    def __init__(self, module: torch.nn.Module, names: Mapping[str, str], recorder: Recorder) -> None:
+        super().__init__(module)
+        self._names, self._recorder = names, recorder
+
+    def fetch_args_from_env(self, n: torch.fx.Node) -> tuple[Any, Any]:
+        """Return the arguments of a node with stored weights read."""
+        arguments, keywords = super().fetch_args_from_env(n)
+        return torch.fx.node.map_aggregate((arguments, keywords), _read)  # type: ignore[return-value]
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """Run a node and tell its value."""
+        value = super().run_node(n)
+        if n.op == "call_function" and isinstance(value, torch.Tensor):
+            self._recorder(self._names.get(n.name, n.name), value.numpy())
+        return value
+
+
+def _read(value: Any) -> Any:
+    """Read a stored weight; anything else stays as it is."""
+    return torch.from_numpy(array(value.tensor).copy()) if isinstance(value, _Stored) else value
+
+
+def trace(
+    graph: Graph,
+    weights: Mapping[str, ir.TensorProtocol],
+    inputs: Mapping[str, Array],
+    dynamic: frozenset[str],
+    recorder: Recorder,
+) -> None:
+    """Run ``graph`` as torch exported it and hand each value to ``recorder`` under its name in the captured model."""
+    program = export(graph, dynamic)
+    signature = program.graph_signature
+    constants = {**dict(program.named_buffers()), **program.constants}
+    feeds = iter([torch.from_numpy(np.ascontiguousarray(inputs[port.name])) for port in graph.inputs])
+    arguments: list[Any] = []
+    for spec in signature.input_specs:
+        key = str(spec.target or "").removeprefix(SOURCE)
+        if spec.target is None:
+            arguments.append(next(feeds))
+        elif key in weights:
+            arguments.append(_Stored(weights[key]))
+        else:
+            arguments.append(constants[str(spec.target)])
+    names = {str(out): port.name for out, port in zip(signature.user_outputs, graph.outputs, strict=True)}
+    with torch.no_grad():
+        _Interpreter(program.graph_module, names, recorder).run(*arguments)
+
+
+def onnx_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> None:
+    """Run an ONNX file with every float value as an output; external data stays where it is."""
+    from m4c.runners import OnnxRunner
+
+    model = ir.load(path)
+    outputs = set(model.graph.outputs)
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name and value not in outputs:
+                value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+                model.graph.outputs.append(value)
+    with tempfile.NamedTemporaryFile(suffix=".onnx", dir=path.parent) as file:
+        ir.save(model, file.name)
+        for name, value in OnnxRunner(Path(file.name)).run(inputs).items():
+            recorder(name, value)
+
+
+def tflite_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> None:
+    """Run a TFLite file keeping every tensor; integer tensors are told as the float numbers that they stand for."""
+    from m4c.runners import TfliteRunner, from_stored
+
+    runner = TfliteRunner(path, keep_all=True)
+    runner.run(inputs)
+    for detail in runner.interpreter.get_tensor_details():
+        try:
+            value = runner.interpreter.get_tensor(detail["index"])
+        except ValueError:  # a tensor without data: a temporary of a kernel
+            continue
+        recorder(detail["name"], from_stored(value, detail))

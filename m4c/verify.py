@@ -1,0 +1,71 @@
+"""Hold an artifact against its source: the same inputs, the tolerance of its precision, and where it began to differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from m4c.errors import NumbersError
+from m4c.model import module_path
+from m4c.numerics import Difference, difference, worst
+from m4c.runners import open_runner
+from m4c.source import Source
+from m4c.trace import onnx_values, tflite_values
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result of a comparison: the figures, and the input and output pair it was made on."""
+
+    difference: Difference
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    """What the source computes, not the artifact."""
+
+
+def verify(
+    source: Source, model: ir.Model, artifact: Path, precision: str, inputs: Mapping[str, Array]
+) -> Verification:
+    """Compare ``artifact`` with ``source`` on ``inputs``; ``model`` is what the artifact was emitted from.
+
+    Raises:
+        NumbersError: if they differ by more than ``precision`` allows; it names the first node that does.
+    """
+    expected = source.run(inputs)
+    actual = open_runner(artifact).run(inputs)
+    missing = set(expected) - set(actual)
+    if missing:
+        raise NumbersError(f"the artifact does not return {', '.join(sorted(missing))}", where=source.name)
+    found = worst([difference(expected[name], actual[name]) for name in expected])
+    if not found.within(precision):
+        raise NumbersError(
+            f"{source.name} differs from its source: {found}, allowed is {found.allowed(precision)}",
+            where=first_difference(source, model, artifact, precision, inputs),
+            fix="this artifact must not be shipped: report it, or try --quantize none",
+        )
+    return Verification(found, inputs, expected)
+
+
+def first_difference(
+    source: Source, model: ir.Model, artifact: Path, precision: str, inputs: Mapping[str, Array]
+) -> str:
+    """Return the first node, in the order of the graph, whose value is beyond what ``precision`` allows."""
+    actual: dict[str, Array] = {}
+    record = onnx_values if artifact.suffix == ".onnx" else tflite_values
+    record(artifact, inputs, actual.__setitem__)
+    found: dict[str, Difference] = {}
+
+    def compare(name: str, value: Array) -> None:
+        if name in actual and actual[name].shape == value.shape and value.dtype.kind == "f":
+            found[name] = difference(value, actual[name])
+
+    source.record(inputs, compare)
+    for node in model.graph:
+        for output in node.outputs:
+            if output.name in found and not found[output.name].within(precision):
+                return f"{node.op_type} {output.name} of {module_path(node)}: {found[output.name]}"
+    return f"{source.name}: no single node, the error adds up"

@@ -1,0 +1,43 @@
+"""What a report can be about: a preset, a bundle, or a file. Presets are captured without any weights."""
+
+import dataclasses
+from pathlib import Path
+
+from m4c.bundle import MANIFEST, read_manifest
+from m4c.errors import UsageError
+from m4c.models import PRESETS, SUBMODELS
+from m4c.operator_reports.coverage import GraphOperators, of_file, of_model
+
+
+def operators_of(subject: str) -> list[GraphOperators]:
+    """Return the operators of every graph of ``subject``.
+
+    Raises:
+        UsageError: if it is neither a preset nor a bundle nor a readable file.
+    """
+    path = Path(subject)
+    if subject in PRESETS:
+        return [graph for name in SUBMODELS for graph in _submodel(name, subject)]
+    if (path / MANIFEST).is_file():
+        return [
+            dataclasses.replace(of_file(path / graph.file.path), graph=graph.name)
+            for graph in read_manifest(path).graphs
+        ]
+    if path.is_file():
+        return [of_file(path)]
+    raise UsageError(
+        f"there is nothing to report on at {subject}",
+        fix=f"give a preset ({', '.join(PRESETS)}), a bundle, an .onnx or a .tflite file",
+    )
+
+
+def _submodel(name: str, preset: str) -> list[GraphOperators]:
+    """Capture and canonicalize the graphs of a sub-model; its weights are never there."""
+    from m4c.capture import capture
+    from m4c.models import build
+    from m4c.passes import canonical
+    from m4c.skeleton import skeleton
+
+    with skeleton():
+        submodel = build(name, preset)
+    return [of_model(graph.name, canonical().run(capture(graph))[0]) for graph in submodel.graphs]

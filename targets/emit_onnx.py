@@ -1,0 +1,44 @@
+"""Write a model as ONNX, its weights streamed into a data file that graphs of one sub-model share."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from m4c.weight_file import Progress, WeightFile
+from m4c.weights import CONSTANT_BYTES
+
+
+def to_onnx(model: ir.Model, path: Path, weights: WeightFile, progress: Progress = lambda _: None) -> None:
+    """Write ``model`` to ``path``; every weight goes to ``weights``, which lies in the folder of ``path``.
+
+    The model itself is untouched. Metadata is dropped: it holds source paths, and files must not differ between machines.
+    """
+    emitted = model.clone()
+    emitted.producer_name, emitted.producer_version = "m4c", None
+    initializers = emitted.graph.initializers
+    for name, value in list(initializers.items()):
+        tensor = value.const_value
+        assert tensor is not None
+        if tensor.nbytes > CONSTANT_BYTES:
+            offset, length = weights.put(tensor)
+            value.const_value = ir.ExternalTensor(
+                weights.path.name,
+                offset,
+                length,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=name,
+                base_dir=path.parent,
+            )
+            progress(tensor.nbytes)
+        else:
+            value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+    ClearMetadataAndDocStringPass()(emitted)
+    ir.save(emitted, path)
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Return how many bytes of weights an artifact of ``model`` will hold: the total of a progress bar."""
+    tensors = (v.const_value for v in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None and t.nbytes > CONSTANT_BYTES)
