@@ -61,5 +61,6 @@ def assert_fits(graph: Graph) -> None:
     assert list(inputs) == [port.name for port in graph.inputs]
     for ports, values in ((graph.inputs, inputs), (graph.outputs, eager(graph, inputs))):
         for port in ports:
-            assert (str(values[port.name].dtype), values[port.name].shape) == (port.dtype, port.sized(graph.sizes))
+            value = values[port.name]
+            assert (str(value.dtype), value.shape) == (port.dtype, port.sized(graph.sizes))
             assert port.meaning
