@@ -1,8 +1,9 @@
 """Quantization schemes and their integer arithmetic: ``x = (q − zero_point) · scale``, rounded half to even.
 
-Activations are int8, asymmetric, one scale a tensor; linear and convolution weights are int8, symmetric, narrow range
-(−127…127), one scale an output channel; a bias is int32 at the product of the two scales, so that it adds to the
-accumulator. These are the rules of LiteRT's 8-bit quantization specification, and ONNX can say them too.
+Activations are int8, asymmetric, one scale a tensor (or int16, symmetric, where eight bits are too few); linear and
+convolution weights are int8, symmetric, narrow range (−127…127), one scale an output channel; a bias is int32 at the
+product of the two scales, so that it adds to the accumulator. These are the rules of LiteRT's 8-bit quantization
+specification (ai.google.dev/edge/litert/conversion/tensorflow/quantization/quantization_spec), and ONNX can say them too.
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from m4c.pipeline import Property
 
 Array = np.ndarray
 
-LOWEST, HIGHEST = -128, 127
-"""The values of int8."""
+NARROW, WIDE = 8, 16
+"""The widths of activations in bits."""
+
+HIGHEST = 127
+"""The largest code of a weight; the smallest is its negative, which keeps zero in the middle."""
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Smaller scales would be subnormal numbers, which kernels flush to zero."""
@@ -45,46 +49,61 @@ Granularity = PerTensor | PerChannel
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """Scale and zero point of one int8 tensor with one scale; the scale is a float32 value."""
+    """How one tensor of activations is stored: ``scale`` is a float32 value, ``bits`` 8 or 16."""
 
     scale: float
     zero_point: int
+    bits: int = NARROW
 
     @property
-    def low(self) -> float:
-        """The smallest number that can be represented."""
-        return (LOWEST - self.zero_point) * self.scale
+    def dtype(self) -> ir.DataType:
+        """The integer type of the codes."""
+        return ir.DataType.INT8 if self.bits == NARROW else ir.DataType.INT16
 
     @property
-    def high(self) -> float:
-        """The largest number that can be represented."""
-        return (HIGHEST - self.zero_point) * self.scale
+    def codes(self) -> tuple[int, int]:
+        """The smallest and the largest code."""
+        return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest number that can be represented."""
+        low, high = self.codes
+        return (low - self.zero_point) * self.scale, (high - self.zero_point) * self.scale
 
 
-def from_range(low: float, high: float) -> Quantization:
-    """Return the asymmetric int8 quantization of the range, widened to hold 0, which is then exact.
+def from_range(low: float, high: float, bits: int = NARROW) -> Quantization:
+    """Return the quantization of the range, widened to hold 0, which is then exact.
 
-    The empty range gets the scale 1. Raises ``ValueError`` for a range that is not finite or upside down.
+    Eight bits are asymmetric, sixteen symmetric (no kernel takes another zero point). The empty range gets the scale 1.
+    Raises ``ValueError`` for a range that is not finite or upside down.
     """
     if not (np.isfinite(low) and np.isfinite(high)) or low > high:
         raise ValueError(f"not a range: {low} … {high}")
     low, high = min(float(low), 0.0), max(float(high), 0.0)
     if low == high:
-        return Quantization(1.0, 0)
-    scale = float(np.float32(max((high - low) / (HIGHEST - LOWEST), SMALLEST_SCALE)))
-    zero_point = int(np.clip(round(LOWEST - low / scale), LOWEST, HIGHEST))
-    return Quantization(scale, zero_point)
+        return Quantization(1.0, 0, bits)
+    if bits == WIDE:
+        return Quantization(_scale(max(-low, high) / 32767), 0, bits)
+    scale = _scale((high - low) / 255)
+    return Quantization(scale, int(np.clip(round(-128 - low / scale), -128, 127)))
+
+
+def _scale(exact: float) -> float:
+    return float(np.float32(max(exact, SMALLEST_SCALE)))
 
 
 def quantize(values: Array, quantization: Quantization) -> Array:
-    """Return ``values`` (float, any shape) as int8; what lies outside the range saturates."""
+    """Return ``values`` (float, any shape) as codes; what lies outside the range, masks of −∞ too, saturates."""
     steps = np.rint(values / np.float32(quantization.scale)) + quantization.zero_point
-    return np.clip(steps, LOWEST, HIGHEST).astype(np.int8)
+    codes: Array = np.clip(steps, *quantization.codes).astype(quantization.dtype.numpy())
+    return codes
 
 
 def dequantize(codes: Array, quantization: Quantization) -> Array:
-    """Return int8 ``codes`` as float32."""
-    return (codes.astype(np.float32) - quantization.zero_point) * np.float32(quantization.scale)
+    """Return ``codes`` as float32."""
+    values: Array = (codes.astype(np.float32) - quantization.zero_point) * np.float32(quantization.scale)
+    return values
 
 
 def weight_scales(weight: Array, granularity: Granularity) -> Array:
@@ -98,7 +117,8 @@ def weight_scales(weight: Array, granularity: Granularity) -> Array:
     scales = np.asarray(largest, dtype=np.float64) / HIGHEST
     top = float(scales.max(initial=0.0))
     floor = max(top * CHANNEL_FLOOR, SMALLEST_SCALE) if top else 1.0
-    return np.maximum(scales, floor).astype(np.float32)
+    chosen: Array = np.maximum(scales, floor).astype(np.float32)
+    return chosen
 
 
 def quantize_weight(weight: Array, granularity: Granularity) -> Array:
@@ -108,12 +128,13 @@ def quantize_weight(weight: Array, granularity: Granularity) -> Array:
         shape = [1] * weight.ndim
         shape[granularity.axis] = -1
         scales = scales.reshape(shape)
-    return np.clip(np.rint(weight / scales), -HIGHEST, HIGHEST).astype(np.int8)
+    codes: Array = np.clip(np.rint(weight / scales), -HIGHEST, HIGHEST).astype(np.int8)
+    return codes
 
 
 def bias_scales(input_scale: float, scales: Array) -> Array:
     """Return the scales of a bias: that of the accumulator, input scale times weight scale (float32, [channels])."""
-    return np.float32(input_scale) * scales
+    return np.asarray(np.float32(input_scale) * scales, dtype=np.float32)
 
 
 def quantize_bias(bias: Array, scales: Array, *, where: str) -> Array:
@@ -131,7 +152,8 @@ def quantize_bias(bias: Array, scales: Array, *, where: str) -> Array:
             where=where,
             fix="its weights are far too small for it: fold the layer into its neighbours, or keep it in float",
         )
-    return steps.astype(np.int32)
+    codes: Array = steps.astype(np.int32)
+    return codes
 
 
 def set_range(value: ir.Value, low: float, high: float) -> None:
@@ -165,7 +187,7 @@ def activations(graph: ir.Graph) -> list[ir.Value]:
 
 
 def _uncalibrated(model: ir.Model) -> list[str]:
-    """List the activations without a range, and the values whose type nobody knows."""
+    """List the values whose type nobody knows, and the activations without a range."""
     untyped = [o.name for node in model.graph for o in node.outputs if o.name and o.dtype is None]
     missing = [v.name for v in activations(model.graph) if v.name and get_range(v) is None]
     return [f"{name} has no type" for name in untyped] + [f"{name} has no range" for name in missing]

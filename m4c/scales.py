@@ -1,4 +1,4 @@
-"""Which scale each value of an int8 graph has: kernels fix some, force others to be equal, and leave the rest free."""
+"""Which scale each value of an integer graph has: kernels fix some, force others to be equal, and leave the rest free."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from m4c.errors import Bug
-from m4c.quant import Quantization, from_range, get_range
+from m4c.model import operator
+from m4c.quant import NARROW, WIDE, Quantization, from_range, get_range
 from m4c.weights import array, is_weight, stored
 
 
@@ -17,9 +18,10 @@ class Own:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """The kernel writes its output with this scale, whatever was calibrated."""
+    """The kernel writes its output with this scale, whatever was calibrated; another one if it computes wide."""
 
-    output: Quantization
+    narrow: Quantization
+    wide: Quantization | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,51 +32,63 @@ class Same:
 
 
 Rule = Own | Fixed | Same
+Rules = Mapping[str, Rule]
 
-RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(
-        ("MatMul", "Conv", "Add", "Sub", "Mul", "ReduceMean", "Gelu", "Relu", "Neg", "Exp"), Own()
-    ),
-    "Softmax": Fixed(Quantization(1 / 256, -128)),
-    "Sigmoid": Fixed(Quantization(1 / 256, -128)),
-    "Tanh": Fixed(Quantization(1 / 128, 0)),
-    "LpNormalization": Fixed(Quantization(1 / 128, 0)),
-    **dict.fromkeys(
-        (
-            "Reshape",
-            "Transpose",
-            "Slice",
-            "Split",
-            "Gather",
-            "Expand",
-            "Squeeze",
-            "Unsqueeze",
-            "Resize",
-            "Clip",
-        ),
-        Same(),
-    ),
-    "Concat": Same(None),
-    "Max": Same(None),
-    "Min": Same(None),
+_PROBABILITY = Fixed(Quantization(1 / 256, -128), Quantization(1 / 32768, 0, WIDE))
+_CALCULATED = (
+    "MatMul",
+    "Conv",
+    "Add",
+    "Sub",
+    "Mul",
+    "ReduceMean",
+    "Sqrt",
+    "Reciprocal",
+    "Gelu",
+    "Relu",
+    "Neg",
+    "Exp",
+)
+_COPIED = (
+    "Reshape",
+    "Transpose",
+    "Slice",
+    "Split",
+    "Gather",
+    "Expand",
+    "Squeeze",
+    "Unsqueeze",
+    "Resize",
+    "Clip",
+)
+
+RULES: Rules = {
+    **dict.fromkeys((*_CALCULATED, "ArgMax"), Own()),
+    **dict.fromkeys(_COPIED, Same()),
+    **dict.fromkeys(("Concat", "Max", "Min"), Same(None)),
     "Where": Same((1, 2)),
-    "Sqrt": Own(),
-    "Reciprocal": Own(),
-    "ArgMax": Own(),
+    "Softmax": _PROBABILITY,
+    "Sigmoid": _PROBABILITY,
+    "Tanh": Fixed(Quantization(1 / 128, 0), Quantization(1 / 32768, 0, WIDE)),
+    "LpNormalization": Fixed(Quantization(1 / 128, 0)),
 }
-"""Int8 operators and their output scales: LiteRT's 8-bit quantization specification (ai.google.dev/edge/litert).
+"""Integer operators and their output scales, after LiteRT's 8-bit quantization specification; ai-edge-litert 2.3 runs them.
 
-Each kernel's existence was tried with ai-edge-litert 2.3. ``Reciprocal`` is there for ``Reciprocal(Sqrt(x))``, which is RSQRT;
-there is no int8 kernel for division, powers, sine and cosine.
+There is no integer kernel for division, powers, sine and cosine. ``Reciprocal`` stands for ``Reciprocal(Sqrt(x))``, RSQRT.
 """
+
+WIDE_KERNELS = frozenset(
+    {"Softmax", "Sigmoid", "Tanh", "MatMul", "Add", "Sub", "Mul", "ReduceMean", "Reciprocal"}
+)
+"""Operators with an int16 kernel too; a ``MatMul`` only of two computed values. Operators that copy follow their operand."""
 
 
 def float_operands(node: ir.Node, rule: Rule) -> list[int]:
     """Return which operands of ``node`` are float data; bounds, sizes and indices are not."""
-    chosen = range(len(node.inputs))
-    if isinstance(rule, Same) and rule.operands is not None:
-        chosen = [i for i in rule.operands if i < len(node.inputs)]  # type: ignore[assignment]
-    return [i for i in chosen if (v := node.inputs[i]) is not None and v.dtype == ir.DataType.FLOAT]
+    count = len(node.inputs)
+    chosen = range(count) if not isinstance(rule, Same) or rule.operands is None else rule.operands
+    present = [(i, node.inputs[i]) for i in chosen if i < count]
+    return [i for i, value in present if value is not None and value.dtype == ir.DataType.FLOAT]
 
 
 def stored_range(value: ir.Value) -> tuple[float, float]:
@@ -97,16 +111,21 @@ def stored_range(value: ir.Value) -> tuple[float, float]:
 
 
 class Scales:
-    """Groups of values that share one quantization."""
+    """Groups of values that share one quantization; the first value of a group leads it."""
 
     def __init__(self) -> None:
         """Start without groups."""
         self._parent: dict[ir.Value, ir.Value] = {}
         self._range: dict[ir.Value, tuple[float, float]] = {}
         self._fixed: dict[ir.Value, Quantization] = {}
+        self._wide: set[ir.Value] = set()
 
     def add(self, value: ir.Value) -> None:
-        """Start a group with ``value`` and its calibrated range."""
+        """Start a group with ``value`` and its calibrated range.
+
+        Raises:
+            Bug: if it has none.
+        """
         known = get_range(value)
         if known is None:
             raise Bug(f"{value.name} has no range", where=str(value.name))
@@ -119,31 +138,49 @@ class Scales:
             value = self._parent[value]
         return value
 
-    def of(self, value: ir.Value) -> Quantization:
-        """Return the quantization of ``value``'s group."""
-        first = self.leader(value)
-        return self._fixed.get(first) or from_range(*self._range[first])
+    def bits(self, value: ir.Value) -> int:
+        """Return the width in which ``value`` is stored."""
+        return WIDE if self.leader(value) in self._wide else NARROW
 
-    def place(self, node: ir.Node, rule: Rule) -> None:
-        """Apply the rule of ``node`` to the groups of its values."""
+    def of(self, value: ir.Value, bits: int | None = None) -> Quantization:
+        """Return how the group of ``value`` is stored, or how it is when converted to ``bits``."""
+        first = self.leader(value)
+        fixed = self._fixed.get(first)
+        if fixed is not None and bits in (None, fixed.bits):
+            return fixed
+        low, high = fixed.range if fixed is not None else self._range[first]
+        return from_range(low, high, bits or self.bits(value))
+
+    def place(self, node: ir.Node, rule: Rule, bits: int) -> None:
+        """Apply the rule of ``node``, which computes in ``bits``, to its values; nodes come in topological order."""
         outputs = [o for o in node.outputs if o in self._parent]
-        match rule:
-            case Own():
-                return
-            case Fixed(quantization):
-                for output in outputs:
-                    self._fixed[self.leader(output)] = quantization
-            case Same():
-                self._join(node, rule, outputs)
+        if isinstance(rule, Same):
+            self._join(node, rule, outputs)
+            return
+        for output in outputs:
+            if bits == WIDE:
+                self._wide.add(output)
+            if isinstance(rule, Fixed):
+                self._fixed[output] = self._fix(node, rule, bits)
+
+    def _fix(self, node: ir.Node, rule: Fixed, bits: int) -> Quantization:
+        quantization = rule.narrow if bits == NARROW else rule.wide
+        if quantization is None:
+            raise Bug(f"{operator(node)} has no {bits}-bit scale", where=str(node.name))
+        return quantization
 
     def _join(self, node: ir.Node, rule: Same, outputs: list[ir.Value]) -> None:
+        """Give ``outputs`` the scale of the operands; of several, those that are fixed or wide are converted instead."""
         operands = [v for i in float_operands(node, rule) if (v := node.inputs[i]) is not None]
+        alone = len(operands) == 1
         for operand in operands:
             for output in outputs:
                 if stored(operand):
                     self._widen(output, stored_range(operand))
-                elif len(operands) == 1 or self.leader(operand) not in self._fixed:
+                elif alone or not (self.leader(operand) in self._fixed or self.bits(operand) == WIDE):
                     self._merge(operand, output)
+                else:
+                    self._widen(output, self.of(operand).range)
 
     def _widen(self, value: ir.Value, more: tuple[float, float]) -> None:
         first = self.leader(value)
@@ -152,7 +189,6 @@ class Scales:
 
     def _merge(self, one: ir.Value, other: ir.Value) -> None:
         first, second = self.leader(one), self.leader(other)
-        if first is second:
-            return
-        self._widen(first, self._range[second])
-        self._parent[second] = first
+        if first is not second:
+            self._widen(first, self._range[second])
+            self._parent[second] = first

@@ -1,0 +1,196 @@
+"""Places QuantizeLinear and DequantizeLinear nodes into a graph: the only file that knows how a pair looks.
+
+A computed value is rounded right after the node that makes it, and every reader takes the rounded one. A reader that needs
+it with another scale or width takes it through a second pair (a QUANTIZE in TFLite). Stored operands become integer
+initializers behind a DequantizeLinear; their numbers are recipes.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from m4c.quant import (
+    PerChannel,
+    Quantization,
+    bias_scales,
+    quantize,
+    quantize_bias,
+    quantize_weight,
+    weight_scales,
+)
+from m4c.weights import Array, array, constant, is_weight, lazy, register, stored_value
+
+
+class Placer:
+    """Edits one graph; counts the ``pairs`` it placed."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        """Start with a float graph."""
+        self.graph = graph
+        self.pairs = 0
+        self._source: dict[ir.Value, ir.Value] = {}
+        self._made: dict[tuple[ir.Value, Quantization], ir.Value] = {}
+        self._stored: dict[tuple[ir.Value, ir.Value], ir.Value] = {}
+
+    def source(self, value: ir.Value) -> ir.Value:
+        """Return the float value that ``value`` is the dequantized form of, or ``value`` itself."""
+        return self._source.get(value, value)
+
+    def activation(self, value: ir.Value, quantization: Quantization, label: str) -> None:
+        """Round ``value`` for all its readers; a graph output keeps its name on the rounded value."""
+        name, maker = str(value.name), value.producer()
+        uses = value.uses()
+        returned = [i for i, output in enumerate(self.graph.outputs) if output is value]
+        if returned:
+            value.name = f"{name}.float"
+        pair, result = self._pair(value, name, quantization, label)
+        if returned:
+            result.name = name
+        for use in uses:
+            use.node.replace_input_with(use.idx, result)
+        for index in returned:
+            self.graph.outputs[index] = result
+        if maker is None:
+            self.graph.insert_before(self.graph[0], pair)
+        else:
+            self.graph.insert_after(maker, pair)
+        self._made[value, quantization] = result
+
+    def convert(self, node: ir.Node, index: int, quantization: Quantization, label: str) -> None:
+        """Make operand ``index`` of ``node`` a value that is stored as ``quantization``, converting it if it is not."""
+        value = node.inputs[index]
+        assert value is not None
+        source = self.source(value)
+        result = self._made.get((source, quantization))
+        if result is None:
+            pair, result = self._pair(
+                value, f"{source.name}.as.{label}.{quantization.bits}", quantization, label
+            )
+            maker = value.producer()
+            assert maker is not None
+            self.graph.insert_after(maker, pair)
+            self._source[result] = source
+            self._made[source, quantization] = result
+        node.replace_input_with(index, result)
+
+    def _pair(
+        self, value: ir.Value, name: str, quantization: Quantization, label: str
+    ) -> tuple[list[ir.Node], ir.Value]:
+        parameters = self._parameters(quantization, label)
+        maker = self.source(value).producer()
+        props = dict(maker.metadata_props) if maker is not None else {}
+        quantized = ir.node(
+            "QuantizeLinear", [value, *parameters], name=f"{name}.quantize", metadata_props=props
+        )
+        codes = _typed(quantized.outputs[0], f"{name}.codes", quantization.dtype, value.shape)
+        back = ir.node(
+            "DequantizeLinear", [codes, *parameters], name=f"{name}.dequantize", metadata_props=props
+        )
+        result = _typed(back.outputs[0], f"{name}.dequantized", ir.DataType.FLOAT, value.shape)
+        self._source[result] = self.source(value)
+        self.pairs += 1
+        return [quantized, back], result
+
+    def _parameters(self, quantization: Quantization, label: str) -> list[ir.Value]:
+        suffix = "" if quantization.bits == 8 else f".{quantization.bits}"
+        zero = np.asarray(quantization.zero_point, quantization.dtype.numpy())
+        return [
+            constant(self.graph, f"{label}.scale{suffix}", np.asarray(quantization.scale, dtype=np.float32)),
+            constant(self.graph, f"{label}.zero_point{suffix}", zero),
+        ]
+
+    def operand(self, node: ir.Node, index: int, quantization: Quantization, label: str) -> None:
+        """Store operand ``index`` (a constant, table or token) with one scale."""
+        value, read = self._reader(node, index)
+        name = f"{value.name}.{label}.int{quantization.bits}" if label != value.name else None
+        codes = self._derived(
+            value,
+            name or f"{value.name}.int{quantization.bits}",
+            quantization.dtype,
+            lambda: quantize(read(), quantization),
+        )
+        self._dequantized(node, index, [codes, *self._parameters(quantization, label)], {})
+
+    def weight(self, node: ir.Node, index: int, granularity: PerChannel) -> None:
+        """Store operand ``index`` (a matrix or kernel) with a scale for each output channel."""
+        value, read = self._reader(node, index)
+        assert value.shape is not None
+        channels = [value.shape.numpy()[granularity.axis]]
+        codes = self._derived(
+            value, f"{value.name}.int8", ir.DataType.INT8, lambda: quantize_weight(read(), granularity)
+        )
+        scales = self._derived(
+            value,
+            f"{value.name}.scales",
+            ir.DataType.FLOAT,
+            lambda: weight_scales(read(), granularity),
+            channels,
+        )
+        self._dequantized(node, index, [codes, scales], {"axis": granularity.axis})
+
+    def bias(
+        self, node: ir.Node, index: int, linear: ir.Node, input_scale: float, granularity: PerChannel
+    ) -> None:
+        """Store operand ``index`` of ``node`` as the int32 bias of ``linear``, whose input has ``input_scale``."""
+        value, read = self._reader(node, index)
+        matrix = linear.inputs[1]
+        assert matrix is not None
+        tensor = self.source(matrix).const_value
+        assert tensor is not None
+
+        def scales() -> Array:
+            return bias_scales(input_scale, weight_scales(array(tensor), granularity))
+
+        # A bias may serve several layers, with other inputs and weights.
+        name = f"{value.name}.{linear.name}"
+        where = str(value.name)
+        codes = self._derived(
+            value, f"{name}.int32", ir.DataType.INT32, lambda: quantize_bias(read(), scales(), where=where)
+        )
+        stored_scales = self._derived(value, f"{name}.scales", ir.DataType.FLOAT, scales)
+        self._dequantized(node, index, [codes, stored_scales], {"axis": 0})
+
+    def _reader(self, node: ir.Node, index: int) -> tuple[ir.Value, Callable[[], Array]]:
+        value = node.inputs[index]
+        assert value is not None
+        tensor = value.const_value
+        assert tensor is not None
+        return value, lambda: array(tensor)
+
+    def _derived(
+        self,
+        source: ir.Value,
+        name: str,
+        dtype: ir.DataType,
+        make: Callable[[], Array],
+        shape: Sequence[int] | None = None,
+    ) -> ir.Value:
+        """Register what ``make`` gives: a recipe if ``source`` is a weight, a constant if it is one."""
+        known = self.graph.initializers.get(name)
+        if known is not None:
+            return known
+        assert source.const_value is not None
+        dims = shape if shape is not None else source.const_value.shape.numpy()
+        tensor = lazy(name, dtype, dims, make) if is_weight(source) else ir.tensor(make(), name=name)
+        return register(self.graph, stored_value(tensor))
+
+    def _dequantized(
+        self, node: ir.Node, index: int, inputs: list[ir.Value], attributes: dict[str, int]
+    ) -> None:
+        """Put a DequantizeLinear of ``inputs`` before ``node``, or take the one that is there."""
+        value, key = node.inputs[index], (inputs[0], inputs[1])
+        assert value is not None
+        if key not in self._stored:
+            name = str(inputs[0].name)
+            made = ir.node("DequantizeLinear", inputs, attributes, name=f"{name}.dequantize")
+            self.graph.insert_before(node, made)
+            result = _typed(made.outputs[0], f"{name}.dequantized", ir.DataType.FLOAT, value.shape)
+            self._stored[key] = result
+            self._source[result] = value
+        node.replace_input_with(index, self._stored[key])
+
+
+def _typed(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+    value.name, value.type, value.shape = name, ir.TensorType(dtype), shape
+    return value
