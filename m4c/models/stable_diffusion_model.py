@@ -30,9 +30,9 @@ class TextSizes:
 
 @dataclass(frozen=True, slots=True)
 class UNetSizes:
-    """Sizes of the U-Net: three levels with cross-attention and one without. Defaults: SD 1.x."""
+    """Sizes of the U-Net: every level but the last has cross-attention. Defaults: SD 1.x."""
 
-    channels: tuple[int, int, int, int] = (320, 640, 1280, 1280)
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers: int = 2
     heads: int = 8
     groups: int = 32
@@ -40,16 +40,16 @@ class UNetSizes:
 
 @dataclass(frozen=True, slots=True)
 class VaeSizes:
-    """Sizes of the VAE, four levels each half as large as the one before. Defaults: SD 1.x."""
+    """Sizes of the VAE: every level is half as large as the one before. Defaults: SD 1.x."""
 
-    channels: tuple[int, int, int, int] = (128, 256, 512, 512)
+    channels: tuple[int, ...] = (128, 256, 512, 512)
     layers: int = 2
     groups: int = 32
 
 
 @dataclass(frozen=True, slots=True)
 class DiffusionConfig:
-    """Sizes of one Stable Diffusion; ``latent`` is the side of the latent image, an eighth of the image's."""
+    """Sizes of one Stable Diffusion; ``latent`` is the side of the latent image."""
 
     text: TextSizes
     latent: int = 64
@@ -117,13 +117,13 @@ def _plain(model: Any) -> nn.Module:
 
 
 def _unet(config: DiffusionConfig) -> nn.Module:
-    sizes = config.unet
+    sizes, crossed = config.unet, len(config.unet.channels) - 1
     unet = UNet2DConditionModel(
         sample_size=config.latent,
         in_channels=config.latent_channels,
         out_channels=config.latent_channels,
-        down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
-        up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
+        down_block_types=("CrossAttnDownBlock2D",) * crossed + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * crossed,
         block_out_channels=sizes.channels,
         layers_per_block=sizes.layers,
         cross_attention_dim=config.text.width,
