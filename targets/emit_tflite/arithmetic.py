@@ -8,7 +8,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.targets.emit_tflite.flat import Affine
-from m4c.targets.emit_tflite.lowering import Lowering
+from m4c.targets.emit_tflite.lowering import Array, Lowering
 from m4c.targets.emit_tflite.units import Unit
 
 Op = tfl.BuiltinOperator
@@ -22,6 +22,9 @@ LOGISTIC = Affine((1 / 256,), (-128,))
 
 TANH = Affine((1 / 128,), (0,))
 """What LiteRT's int8 TANH and L2_NORMALIZATION write."""
+
+ONE = Affine((1.0,), (0,))
+"""A scale in which 1 and -1 are exact."""
 
 INT8 = np.iinfo(np.int8)
 
@@ -72,9 +75,34 @@ def square(at: Lowering, unit: Unit) -> None:
 
 def reciprocal(at: Lowering, unit: Unit) -> None:
     """Reciprocal(x) is DIV(1, x)."""
-    one, source = at.constant(np.array(1, np.float32)), at.read(unit.input(0))
+    one, source = at.constant(*_one(at, 1)), at.read(unit.input(0))
     with at.result(unit.outputs[0]) as target:
         at.emit(Op.DIV, [one, source], [target], tfl.DivOptionsT())
+
+
+def neg(at: Lowering, unit: Unit) -> None:
+    """Neg is NEG; in integers, where that has no kernel, MUL(x, -1)."""
+    source = at.read(unit.input(0))
+    with at.result(unit.outputs[0]) as target:
+        if at.integer:
+            at.emit(Op.MUL, [source, at.constant(*_one(at, -1))], [target], tfl.MulOptionsT())
+        else:
+            at.emit(Op.NEG, [source], [target])
+
+
+def extreme(code: int) -> Emit:
+    """Return the function for MAXIMUM or MINIMUM; the int8 kernels want all tensors in the scale of the result."""
+
+    def emit(at: Lowering, unit: Unit) -> None:
+        if len(unit.inputs) != 2:
+            raise at.refuse(f"it has {len(unit.inputs)} operands", "chain operators of two operands")
+        _broadcasts(at, code, (unit.input(0), unit.input(1)))
+        sources = [at.read(unit.input(index)) for index in (0, 1)]
+        with at.result(unit.outputs[0]) as target:
+            operands = [rescaled(at, source, target, f"operand{i}") for i, source in enumerate(sources)]
+            at.emit(code, operands, [target], tfl.MaximumMinimumOptionsT())
+
+    return emit
 
 
 def clip(at: Lowering, unit: Unit) -> None:
@@ -146,6 +174,11 @@ def _broadcasts(at: Lowering, code: int, operands: tuple[ir.Value, ...]) -> None
             f"it broadcasts {listed}, LiteRT does so up to {most} dimensions",
             "reshape the operands to fewer dimensions, or expand the smaller one",
         )
+
+
+def _one(at: Lowering, value: int) -> tuple[Array, Affine | None]:
+    """Return 1 or -1 as the unit computes it: float, or int8 of scale 1."""
+    return (np.array(value, np.int8), ONE) if at.integer else (np.array(value, np.float32), None)
 
 
 def _bound(at: Lowering, value: ir.Value | None) -> float | None:

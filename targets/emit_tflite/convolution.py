@@ -137,7 +137,7 @@ def _weight(at: Lowering, unit: Unit, depthwise: bool) -> int:
         return kernel.transpose(1, 2, 3, 0) if depthwise else kernel.transpose(0, 2, 3, 1)
 
     layout = "depthwise" if depthwise else "ohwi"
-    return at.laid_out(unit.input(1), layout, view, shape, 3 if depthwise else 0)
+    return at.laid_out(unit.input(1), layout, view, shape, (0, 3 if depthwise else 0))
 
 
 def _float(at: Lowering, weight: int) -> int:

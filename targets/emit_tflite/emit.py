@@ -5,7 +5,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from m4c.errors import UnsupportedError
-from m4c.targets.emit_tflite.flat import Flat, Progress
+from m4c.targets.emit_tflite.file import Progress, write
+from m4c.targets.emit_tflite.flat import Flat
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.quantization import plan
 from m4c.targets.emit_tflite.table import EMIT, INTEGER
@@ -23,7 +24,7 @@ def to_tflite(
     Raises:
         UnsupportedError: before anything is written, if an operator or a form of it is not known.
     """
-    lower(model).write(path, signature, progress)
+    write(lower(model), path, signature, progress)
 
 
 def lower(model: ir.Model) -> Flat:
@@ -34,7 +35,9 @@ def lower(model: ir.Model) -> Flat:
         _known(unit)
     if not pieces:
         raise UnsupportedError(
-            "the graph has no operator", where=graph.name or "", fix="a graph that returns its inputs needs no file"
+            "the graph has no operator",
+            where=graph.name or "",
+            fix="a graph that returns its inputs needs no file",
         )
     flat = Flat(graph.name or "main")
     at = Lowering(flat, plan(graph, pieces, INTEGER), pieces[0])

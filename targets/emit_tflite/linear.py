@@ -5,7 +5,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.targets.emit_tflite.flat import Affine
-from m4c.targets.emit_tflite.lowering import Lowering, static_shape
+from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.units import Unit
 
 Op = tfl.BuiltinOperator
@@ -19,12 +19,7 @@ def linear(at: Lowering, unit: Unit) -> None:
     x, w = unit.input(0), unit.input(1)
     rows, columns = at.shape(w)
     source = at.read(x)
-    weight = at.laid_out(w, "transposed", lambda held: held.T, (columns, rows))
-    scales = at.affine(weight)
-    if scales is not None and any(scales.zero_point):
-        raise at.refuse(
-            f"{w.name} has zero points other than 0", "quantize the weights of linear layers symmetrically"
-        )
+    weight = at.laid_out(w, "transposed", lambda held: held.T, (columns, rows), (1, 0))
     bias = biased(at, unit.optional(2), source, weight, columns)
     options = tfl.FullyConnectedOptionsT()
     options.keepNumDims = True
@@ -52,13 +47,13 @@ def biased(at: Lowering, bias: ir.Value | None, source: int, weight: int, channe
             f"the bias {bias.name} is {carrier.dtype}",
             "quantize it to int32 with the scale of the input times that of the weight",
         )
-    return at.laid_out(bias, f"bias.{at.unit.outputs[0].name}", lambda held: held, (channels,), 0, affine)
+    return at.laid_out(bias, f"bias.{at.unit.outputs[0].name}", lambda held: held, (channels,), affine=affine)
 
 
 def matmul(at: Lowering, unit: Unit) -> None:
     """MatMul of two values of two dimensions or more is BATCH_MATMUL; leading dimensions broadcast."""
     left, right = unit.input(0), unit.input(1)
-    ranks = len(static_shape(left)), len(static_shape(right))
+    ranks = len(at.shape(left)), len(at.shape(right))
     if min(ranks) < 2 or max(ranks) > 5:
         raise at.refuse(
             f"operands have {ranks[0]} and {ranks[1]} dimensions", "reshape them to two to five dimensions"

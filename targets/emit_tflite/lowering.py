@@ -53,7 +53,7 @@ class Lowering:
 
     def shape(self, value: ir.Value) -> tuple[int, ...]:
         """Return the shape of ``value``, which must be static."""
-        return static_shape(value)
+        return _static_shape(value)
 
     def values(self, value: ir.Value | None, what: str) -> Array:
         """Return the values of a constant input that is an attribute of the TFLite operator."""
@@ -71,7 +71,16 @@ class Lowering:
         carrier = self.plan.carrier.get(value)
         if carrier is None:
             return self.place(value)
-        return self.place(carrier) if self.integer else self._dequantized(value, carrier)
+        if not self.integer:
+            return self._dequantized(value, carrier)
+        index = self.place(carrier)
+        scales = self.affine(index)
+        if scales is not None and not scales.per_tensor:
+            raise self.refuse(
+                f"{carrier.name} has {len(scales.scale)} scales",
+                "quantize it per tensor: only the weights of Linear and Conv may have a scale for each channel",
+            )
+        return index
 
     def place(self, value: ir.Value) -> int:
         """Return the tensor of exactly this value, made at its first use."""
@@ -82,8 +91,8 @@ class Lowering:
                 content = Content(_checked(value), lambda held: held)
             dtype = value.dtype
             if dtype is None:
-                raise untyped(value)
-            made = Tensor(name, dtype, static_shape(value), self.plan.affine.get(value), content)
+                raise _untyped(value)
+            made = Tensor(name, dtype, _static_shape(value), self.plan.affine.get(value), content)
             self._values[value] = self.flat.tensor(made)
         return self._values[value]
 
@@ -103,7 +112,7 @@ class Lowering:
         if affine is None or wanted is None or same(affine, wanted):
             yield target
             return
-        between = self.scratch(f"{value.name}.unscaled", static_shape(value), affine)
+        between = self.scratch(f"{value.name}.unscaled", _static_shape(value), affine)
         yield between
         self.emit(Op.QUANTIZE, [between], [target])
 
@@ -141,22 +150,21 @@ class Lowering:
         layout: str,
         view: Callable[[Array], Array],
         shape: Sequence[int],
-        axis: int = 0,
+        axes: tuple[int, int] = (0, 0),
         affine: Affine | None = None,
     ) -> int:
         """Return a stored input in another layout, integer if the model stores it so.
 
-        ``view`` is applied when the file is written and should be a numpy view. ``axis`` is where the axis of the scales
-        lies afterwards; ``affine``, if given, is used instead of the model's own.
+        ``view`` is applied when the file is written and should be a numpy view. ``axes`` is the axis that the scales of a
+        weight belong to, before and after; ``affine``, if given, is used instead of the model's own.
         """
         carrier = behind(value)
         assert carrier is not None
         key = (carrier.name or "", layout)
         if key not in self._layouts:
-            scales = affine or self.plan.affine.get(carrier)
-            scales = scales if scales is None or scales.per_tensor else replace(scales, axis=axis)
+            scales = affine or self._weight_scales(carrier, axes)
             if carrier.dtype is None:
-                raise untyped(carrier)
+                raise _untyped(carrier)
             made = Tensor(
                 f"{carrier.name}.{layout}",
                 carrier.dtype,
@@ -177,6 +185,22 @@ class Lowering:
         needed = version(code, integer=first.dtype == ir.DataType.INT8, rank=max(ranks))
         self.flat.operator(code, indices, outputs, options, needed)
 
+    def _weight_scales(self, weight: ir.Value, axes: tuple[int, int]) -> Affine | None:
+        """Return the quantization of a weight with its axis moved, or refuse one that the kernels do not take."""
+        scales = self.plan.affine.get(weight)
+        if scales is None:
+            return None
+        if any(scales.zero_point):
+            raise self.refuse(f"{weight.name} has zero points other than 0", "quantize weights symmetrically")
+        if scales.per_tensor:
+            return scales
+        if scales.axis != axes[0]:
+            raise self.refuse(
+                f"the scales of {weight.name} belong to axis {scales.axis}",
+                f"quantize it per output channel, axis {axes[0]}",
+            )
+        return replace(scales, axis=axes[1])
+
     def _dequantized(self, value: ir.Value, carrier: ir.Value) -> int:
         if value not in self._floats:
             name = value.name or ""
@@ -188,7 +212,7 @@ class Lowering:
                     "quantize the input and the output of the operator too, or leave its bias float",
                 )
             source = self.place(carrier)
-            self._floats[value] = self.scratch(name, static_shape(carrier))
+            self._floats[value] = self.scratch(name, _static_shape(carrier))
             self.emit(Op.DEQUANTIZE, [source], [self._floats[value]])
         return self._floats[value]
 
@@ -200,7 +224,7 @@ def same(one: Affine, other: Affine) -> bool:
     )
 
 
-def static_shape(value: ir.Value) -> tuple[int, ...]:
+def _static_shape(value: ir.Value) -> tuple[int, ...]:
     """Return the shape of ``value``; a TFLite file has no dimension that is unknown."""
     if value.shape is None or not value.shape.is_static():
         raise UnsupportedError(
@@ -211,7 +235,7 @@ def static_shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(value.shape.numpy())
 
 
-def untyped(value: ir.Value) -> UnsupportedError:
+def _untyped(value: ir.Value) -> UnsupportedError:
     """Return the error for a value without a dtype."""
     return UnsupportedError(
         f"{value.name} has no dtype", where=_maker(value), fix="infer types after the last pass"

@@ -16,8 +16,8 @@ from m4c.targets.emit_tflite.units import Unit
 Op = tfl.BuiltinOperator
 
 
-def reduce(code: int) -> Emit:
-    """Return the function for a reduction over constant axes."""
+def reduce(code: int, *, keeps_scale: bool = False) -> Emit:
+    """Return the function for a reduction over constant axes; ``keeps_scale``: its int8 kernel does not rescale."""
 
     def emit(at: Lowering, unit: Unit) -> None:
         rank = len(at.shape(unit.input(0)))
@@ -27,7 +27,7 @@ def reduce(code: int) -> Emit:
         options.keepDims = bool(unit.attribute("keepdims", 1))
         source = at.read(unit.input(0))
         where = at.ints([axis % rank for axis in (axes or range(rank))])
-        with at.result(unit.outputs[0]) as target:
+        with at.result(unit.outputs[0], at.affine(source) if keeps_scale else None) as target:
             at.emit(code, [source, where], [target], options)
 
     return emit
@@ -137,8 +137,8 @@ def _standardized(at: Lowering, x: int, epsilon: float) -> int:
 
     centred = step(Op.SUB, "centred", shape, [x, mean(x, "mean")], tfl.SubOptionsT())
     squares = step(Op.MUL, "squares", shape, [centred, centred], tfl.MulOptionsT())
-    small = at.constant(np.array(epsilon, np.float32))
-    variance = step(Op.ADD, "variance", column, [mean(squares, "spread"), small], tfl.AddOptionsT())
+    tiny = at.constant(np.array(epsilon, np.float32))
+    variance = step(Op.ADD, "variance", column, [mean(squares, "spread"), tiny], tfl.AddOptionsT())
     inverse = step(Op.RSQRT, "inverse", column, [variance])
     return step(Op.MUL, "standard", shape, [centred, inverse], tfl.MulOptionsT())
 

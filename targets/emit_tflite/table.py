@@ -36,16 +36,16 @@ EMIT: dict[str, Emit] = {
     "Linear": linear.linear,
     "LpNormalization": normalization.lp_normalization,
     "MatMul": linear.matmul,
-    "Max": binary(Op.MAXIMUM, tfl.MaximumMinimumOptionsT),
-    "Min": binary(Op.MINIMUM, tfl.MaximumMinimumOptionsT),
+    "Max": arithmetic.extreme(Op.MAXIMUM),
+    "Min": arithmetic.extreme(Op.MINIMUM),
     "Mul": binary(Op.MUL, tfl.MulOptionsT),
-    "Neg": unary(Op.NEG),
+    "Neg": arithmetic.neg,
     "Not": unary(Op.LOGICAL_NOT),
     "Or": binary(Op.LOGICAL_OR),
     "Pow": binary(Op.POW, tfl.PowOptionsT),
     "QuantizeLinear": arithmetic.quantize,
     "Reciprocal": arithmetic.reciprocal,
-    "ReduceMax": reduce(Op.REDUCE_MAX),
+    "ReduceMax": reduce(Op.REDUCE_MAX, keeps_scale=True),
     "ReduceMean": reduce(Op.MEAN),
     "ReduceSum": reduce(Op.SUM),
     "Relu": unary(Op.RELU),
@@ -68,38 +68,10 @@ EMIT: dict[str, Emit] = {
 }
 """By operator type; ``Linear``, ``Rsqrt`` and ``Square`` are units of :mod:`m4c.targets.emit_tflite.units`."""
 
-INTEGER = frozenset(
-    {
-        "Add",
-        "ArgMax",
-        "Clip",
-        "Concat",
-        "Conv",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherND",
-        "Gelu",
-        "Linear",
-        "LpNormalization",
-        "MatMul",
-        "Mul",
-        "ReduceMean",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Rsqrt",
-        "Sigmoid",
-        "Slice",
-        "Softmax",
-        "Split",
-        "Square",
-        "Squeeze",
-        "Sub",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    }
+FLOAT_ONLY = frozenset(
+    {"Cos", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "Pow", "Sin"}
 )
-"""The operators that LiteRT has an int8 kernel for (tests run each); the others compute in float between their pairs."""
+"""Operators without an int8 kernel: they compute in float between their pairs."""
+
+INTEGER = frozenset(EMIT) - FLOAT_ONLY
+"""The operators that LiteRT has an int8 kernel for; tests run each of them."""

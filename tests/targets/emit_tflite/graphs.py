@@ -18,8 +18,24 @@ from m4c.weights import lazy, stored_value
 Array = np.ndarray
 Feeds = Mapping[str, Array]
 
-FIXED = {"Softmax": (1 / 256, -128), "Sigmoid": (1 / 256, -128), "Tanh": (1 / 128, 0), "LpNormalization": (1 / 128, 0)}
-KEEPS = {"Reshape", "Transpose", "Slice", "Split", "Gather", "GatherND", "Expand", "Resize", "Squeeze", "Unsqueeze"}
+FIXED = {
+    "Softmax": (1 / 256, -128),
+    "Sigmoid": (1 / 256, -128),
+    "Tanh": (1 / 128, 0),
+    "LpNormalization": (1 / 128, 0),
+}
+KEEPS = {
+    "Reshape",
+    "Transpose",
+    "Slice",
+    "Split",
+    "Gather",
+    "GatherND",
+    "Expand",
+    "Resize",
+    "Squeeze",
+    "Unsqueeze",
+}
 PARAMETERS = {"Clip": (1, 2), "Pow": (1,), "Resize": (1, 2)}
 
 
@@ -59,7 +75,12 @@ class Build:
     def model(self, *outputs: ir.Value) -> ir.Model:
         """Return the model, with shapes inferred."""
         graph = ir.Graph(
-            self.inputs, outputs, nodes=self.nodes, initializers=self.held, opset_imports={"": 21}, name="tiny"
+            self.inputs,
+            outputs,
+            nodes=self.nodes,
+            initializers=self.held,
+            opset_imports={"": 21},
+            name="tiny",
         )
         model = ir.Model(graph, ir_version=10)
         infer(model)
@@ -171,7 +192,6 @@ def quantized(model: ir.Model, feeds: Feeds) -> None:
     wide = [v for v in graph.inputs if v.dtype == ir.DataType.FLOAT]
     for node in graph:
         wide += [v for v in node.outputs if v.dtype == ir.DataType.FLOAT and v not in inner]
-    pairs: dict[ir.Value, ir.Value] = {}
     groups = units(graph)
     for value in wide:
         producer = value.producer()
@@ -184,7 +204,8 @@ def quantized(model: ir.Model, feeds: Feeds) -> None:
     for unit in groups:
         _quantize_stored(graph, unit.operator, unit.node, unit.inputs, scales)
     for value in wide:
-        pairs[value] = _pair(graph, value, scales[value])
+        _pair(graph, value, scales[value])
+    common.RemoveUnusedNodesPass()(model)
     infer(model)
 
 
@@ -206,7 +227,7 @@ def _affine(low: float, high: float) -> tuple[float, int]:
     return scale, int(np.clip(round(-128 - low / scale), -128, 127))
 
 
-def _pair(graph: ir.Graph, value: ir.Value, affine: tuple[float, int]) -> ir.Value:
+def _pair(graph: ir.Graph, value: ir.Value, affine: tuple[float, int]) -> None:
     """Put a pair behind ``value``; a graph output keeps its name on the last value of the pair."""
     scale, point = _parameters(graph, f"{value.name}", affine)
     users = list(value.uses())
@@ -226,7 +247,6 @@ def _pair(graph: ir.Graph, value: ir.Value, affine: tuple[float, int]) -> ir.Val
         graph.insert_after(producer, [quantize, restore])
     else:
         graph.insert_before(graph[0], [quantize, restore])
-    return restore.outputs[0]
 
 
 def _parameters(graph: ir.Graph, name: str, affine: tuple[float, int]) -> tuple[ir.Value, ir.Value]:

@@ -1,0 +1,157 @@
+"""How a :class:`Flat` becomes a file: the structure is packed once, then the weights follow one at a time.
+
+The idea: a flatbuffer refers forward by relative positions, so the vector of a weight may lie after everything else, and
+its reference is set once the length of the structure is known. Any TFLite reader reads that. Such references end at 2 GiB;
+a larger file names the absolute place and size of each weight instead (``Buffer.offset``, ``Buffer.size``), which LiteRT
+maps and which has no limit.
+"""
+
+import contextlib
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as tfl
+
+from m4c.targets.emit_tflite.flat import Flat, Tensor
+
+Progress = Callable[[int], None]
+
+ALIGNMENT = 64
+"""Where weights start in the file, in bytes: a cache line, and more than the 16 that the schema asks of a buffer."""
+
+LARGEST_FLATBUFFER = 2**31 - 1
+"""The largest flatbuffer in bytes: its references are 31 bits wide."""
+
+LARGEST_OLD_CODE = 127
+"""Operator codes above this one do not fit the 8-bit field that old readers look at; it then holds this value."""
+
+DUMMY = 1
+"""Stands for an offset that is not known yet; 0 would leave the field out."""
+
+DATA_SLOT, OFFSET_SLOT = 4, 6
+"""Where the table of a ``Buffer`` keeps the places of its fields ``data`` and ``offset``."""
+
+
+def write(flat: Flat, path: Path, signature: str, progress: Progress | None = None) -> None:
+    """Write ``flat`` to ``path`` completely or not at all; ``progress`` hears the bytes written since its last call."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            _stream(flat, file, signature, progress or (lambda count: None))
+        part.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _stream(flat: Flat, file: BinaryIO, signature: str, progress: Progress) -> None:
+    streamed = [tensor for tensor in flat.tensors if tensor.streamed]
+    header = _pack(flat, signature, inside=True)
+    offsets, end = _places(len(header), streamed)
+    inside = end <= LARGEST_FLATBUFFER
+    if not inside:
+        header = _pack(flat, signature, inside=False)
+        offsets, end = _places(len(header), streamed)
+    _point(header, flat, offsets, inside)
+    file.write(header)
+    progress(len(header))
+    for tensor, offset in zip(streamed, offsets, strict=True):
+        length = struct.pack("<I", tensor.nbytes) if inside else b""
+        file.write(bytes(offset - len(length) - file.tell()) + length)
+        for chunk in tensor.chunks():
+            file.write(chunk)
+            progress(len(chunk))
+
+
+def _places(end: int, streamed: Sequence[Tensor]) -> tuple[list[int], int]:
+    """Return where each tensor's bytes start, with room for a length before them, and where the file ends."""
+    offsets = []
+    for tensor in streamed:
+        offsets.append(-(-(end + 4) // ALIGNMENT) * ALIGNMENT)
+        end = offsets[-1] + tensor.nbytes
+    return offsets, end
+
+
+def _point(header: bytearray, flat: Flat, offsets: Sequence[int], inside: bool) -> None:
+    """Set the references to the weights in the packed ``header``."""
+    model = tfl.Model.GetRootAs(header, 0)
+    stored = [tensor for tensor in flat.tensors if tensor.content is not None]
+    places = iter(offsets)
+    for index, tensor in enumerate(stored, start=1):
+        if not tensor.streamed:
+            continue
+        table, offset = model.Buffers(index)._tab, next(places)
+        if inside:
+            field = table.Pos + table.Offset(DATA_SLOT)
+            struct.pack_into("<I", header, field, offset - 4 - field)
+        else:
+            struct.pack_into("<Q", header, table.Pos + table.Offset(OFFSET_SLOT), offset)
+
+
+def _pack(flat: Flat, signature: str, inside: bool) -> bytearray:
+    """Return the flatbuffer, with references to the weights that are not set yet."""
+    graph = tfl.SubGraphT()
+    graph.name = flat.name
+    graph.operators = flat.operators
+    graph.inputs = [index for _, index in flat.inputs]
+    graph.outputs = [index for _, index in flat.outputs]
+    model = tfl.ModelT()
+    model.version = 3
+    model.description = "made by m4c"
+    model.operatorCodes = [_code(code, version) for code, version in flat.codes]
+    model.buffers = [tfl.BufferT()]  # buffer 0 is empty by convention
+    graph.tensors = [_tensor(tensor, model.buffers, inside) for tensor in flat.tensors]
+    model.subgraphs = [graph]
+    model.signatureDefs = [_signature(signature, flat.inputs, flat.outputs)]
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytearray(builder.Output())
+
+
+def _code(code: int, version: int) -> Any:
+    made = tfl.OperatorCodeT()
+    made.builtinCode, made.version = code, version
+    made.deprecatedBuiltinCode = min(code, LARGEST_OLD_CODE)
+    return made
+
+
+def _tensor(tensor: Tensor, buffers: list[Any], inside: bool) -> Any:
+    made = tfl.TensorT()
+    made.name, made.type, made.hasRank = tensor.name, tensor.kind, True
+    made.shape = np.array(tensor.shape, np.int32)
+    if tensor.content is not None:
+        buffer = tfl.BufferT()
+        if tensor.streamed and inside:
+            buffer.data = np.empty(0, np.uint8)
+        elif tensor.streamed:
+            buffer.offset, buffer.size = DUMMY, tensor.nbytes
+        else:
+            buffer.data = np.frombuffer(b"".join(tensor.chunks()), np.uint8)
+        made.buffer = len(buffers)
+        buffers.append(buffer)
+    if tensor.affine is not None:
+        made.quantization = tfl.QuantizationParametersT()
+        made.quantization.scale = np.array(tensor.affine.scale, np.float32)
+        made.quantization.zeroPoint = np.array(tensor.affine.zero_point, np.int64)
+        made.quantization.quantizedDimension = tensor.affine.axis
+    return made
+
+
+def _signature(key: str, inputs: Sequence[tuple[str, int]], outputs: Sequence[tuple[str, int]]) -> Any:
+    made = tfl.SignatureDefT()
+    made.signatureKey, made.subgraphIndex = key, 0
+    made.inputs, made.outputs = _maps(inputs), _maps(outputs)
+    return made
+
+
+def _maps(ports: Sequence[tuple[str, int]]) -> list[Any]:
+    maps = []
+    for name, index in ports:
+        made = tfl.TensorMapT()
+        made.name, made.tensorIndex = name, index
+        maps.append(made)
+    return maps
