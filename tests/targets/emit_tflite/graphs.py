@@ -12,11 +12,13 @@ import onnxruntime as ort
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from m4c.targets.emit_tflite import read_ports, to_tflite
+from m4c.targets.emit_tflite.table import FLOAT_ONLY
 from m4c.targets.emit_tflite.units import units
 from m4c.weights import lazy, stored_value
 
 Array = np.ndarray
 Feeds = Mapping[str, Array]
+Case = Callable[["Build"], ir.Value]
 
 FIXED = {
     "Softmax": (1 / 256, -128),
@@ -85,6 +87,18 @@ class Build:
         model = ir.Model(graph, ir_version=10)
         infer(model)
         return model
+
+
+def drawn(*shape: int) -> Array:
+    """Return normal numbers of a fixed seed, of variance 1 over the first dimension."""
+    rng = np.random.default_rng(shape)
+    return (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+
+
+def one(case: Case) -> ir.Model:
+    """Return the model of a case, which builds the graph's one output."""
+    build = Build()
+    return build.model(case(build))
 
 
 def infer(model: ir.Model) -> None:
@@ -163,11 +177,16 @@ def check_float(model: ir.Model, folder: Path, feeds: Feeds, tolerance: float = 
 
 
 def check_int8(model: ir.Model, folder: Path, feeds: Feeds, steps: float = 1.0) -> None:
-    """Quantize ``model``, and assert that LiteRT's int8 is within ``steps`` output steps of ONNX Runtime's float."""
+    """Quantize ``model``, and assert that LiteRT's int8 is within ``steps`` output steps of ONNX Runtime's QDQ.
+
+    Operators with an integer kernel must be emitted so: no DEQUANTIZE may stand in the file.
+    """
+    floats = FLOAT_ONLY & {unit.operator for unit in units(model.graph)}
     expected_ports = [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)]
     quantized(model, feeds)
     path = folder / "model.tflite"
     to_tflite(model, path)
+    assert floats or "DEQUANTIZE" not in operators(path)
     expected = reference(model, feeds)
     ports = read_ports(path)
     for dtype, port in zip(expected_ports, (*ports.inputs, *ports.outputs), strict=True):
@@ -316,6 +335,3 @@ def _replace(
     for user, index in list(value.uses()):
         user.replace_input_with(index, node.outputs[0])
     graph.insert_before(graph[0], [node])
-
-
-Case = tuple[str, Callable[[Build], ir.Value]]

@@ -1,0 +1,106 @@
+"""Operators that look along axes, against ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from m4c.errors import UnsupportedError
+from m4c.targets.emit_tflite import to_tflite
+from tests.targets.emit_tflite.graphs import (
+    Build,
+    Case,
+    check_float,
+    check_int8,
+    drawn,
+    one,
+    operators,
+    sample,
+)
+
+
+def over(operator: str, axes: list[int] | None = None, keepdims: int = 1) -> Case:
+    def case(b: Build) -> ir.Value:
+        held = [] if axes is None else [b.store("a", axes, np.int64)]
+        return b.op(operator, b.input("x", 2, 3, 5, 8), *held, keepdims=keepdims)
+
+    return case
+
+
+def along(operator: str, *shape: int, **options: Any) -> Case:
+    return lambda b: b.op(operator, b.input("x", *shape), **options)
+
+
+def scaled(operator: str, *shape: int, **options: Any) -> Case:
+    channels = shape[-1] if operator.startswith("Layer") else shape[1]
+    return lambda b: b.op(
+        operator,
+        b.input("x", *shape),
+        b.weight("g", drawn(channels)),
+        b.weight("b", drawn(channels)),
+        **options,
+    )
+
+
+CASES: dict[str, Case] = {
+    "ReduceMean": over("ReduceMean", [-1]),
+    "ReduceMean-1": over("ReduceMean", [1], keepdims=0),
+    "ReduceMean-image": over("ReduceMean", [2, 3]),
+    "ReduceMean-all": over("ReduceMean"),
+    "ReduceSum": over("ReduceSum", [-2]),
+    "ReduceMax": over("ReduceMax", [1], keepdims=0),
+    "Softmax": along("Softmax", 2, 5, 8),
+    "Softmax-4d": along("Softmax", 2, 2, 5, 5, axis=3),
+    "Softmax-1": along("Softmax", 2, 5, 8, axis=1),
+    "LpNormalization": along("LpNormalization", 5, 8),
+    "LpNormalization-3d": along("LpNormalization", 2, 5, 8, axis=-1),
+    "LpNormalization-1": along("LpNormalization", 2, 5, 8, axis=1),
+    "ArgMax": along("ArgMax", 2, 5, 8, axis=-1),
+    "ArgMax-1": along("ArgMax", 2, 5, 8, axis=1, keepdims=0),
+    "LayerNormalization": scaled("LayerNormalization", 2, 5, 8, axis=-1),
+    "LayerNormalization-no-bias": lambda b: b.op(
+        "LayerNormalization", b.input("x", 2, 5, 8), b.weight("g", drawn(8)), axis=2, epsilon=1e-3
+    ),
+    "GroupNormalization": scaled("GroupNormalization", 1, 8, 4, 4, num_groups=2),
+    "InstanceNormalization": scaled("InstanceNormalization", 2, 3, 4, 5),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    model = one(CASES[name])
+    check_float(model, tmp_path, sample(model, rng))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_int8(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    model = one(CASES[name])
+    check_int8(model, tmp_path, sample(model, rng))
+
+
+def test_softmax_along_the_last_axis_needs_no_transposition(tmp_path: Path) -> None:
+    to_tflite(one(CASES["Softmax-4d"]), tmp_path / "m.tflite")
+    assert operators(tmp_path / "m.tflite") == ["SOFTMAX"]
+
+
+REFUSED: dict[str, tuple[str, Case]] = {
+    "p": ("p=1", along("LpNormalization", 2, 8, p=1)),
+    "last": ("the last of equal values", along("ArgMax", 2, 8, select_last_index=1)),
+    "axis": (
+        "not over the last axis alone",
+        lambda b: b.op("LayerNormalization", b.input("x", 2, 5, 8), b.weight("g", drawn(5, 8)), axis=1),
+    ),
+    "axes": (
+        "the axes is computed",
+        lambda b: b.op("ReduceMean", b.input("x", 2, 8), b.input("a", 1, dtype=ir.DataType.INT64)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name: str, tmp_path: Path) -> None:
+    reason, case = REFUSED[name]
+    with pytest.raises(UnsupportedError, match=rf"{reason}[^\n]*\n[^\n]*n0[^\n]*\n.*fix: "):
+        to_tflite(one(case), tmp_path / "m.tflite")
