@@ -174,7 +174,10 @@ def _tflite_name(code: schema.OperatorCode) -> str:
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     if number == schema.BuiltinOperator.CUSTOM:
         return (code.CustomCode() or b"CUSTOM").decode()
-    return _builtin_names()[number]
+    names = _builtin_names()
+    if number not in names:
+        raise IndexError(f"operator number {number} is unknown")
+    return names[number]
 
 
 @cache
