@@ -6,6 +6,7 @@ initializers behind a DequantizeLinear; their numbers are recipes.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -14,12 +15,26 @@ from m4c.quant import (
     PerChannel,
     Quantization,
     bias_scales,
+    least_scales,
     quantize,
     quantize_bias,
     quantize_weight,
     weight_scales,
 )
 from m4c.weights import Array, array, constant, is_weight, lazy, register, stored_value
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A linear layer or a convolution: ``node`` reads the weight, ``biased`` the bias at operand ``bias``, if any.
+
+    ``axis`` is that of the output channels in the weight.
+    """
+
+    node: ir.Node
+    biased: ir.Node
+    bias: int | None
+    axis: int
 
 
 class Placer:
@@ -112,44 +127,45 @@ class Placer:
         )
         self._dequantized(node, index, [codes, *self._parameters(quantization, label)], {})
 
-    def weight(self, node: ir.Node, index: int, granularity: PerChannel) -> None:
-        """Store operand ``index`` (a matrix or kernel) with a scale for each output channel."""
-        value, read = self._reader(node, index)
-        assert value.shape is not None
-        channels = [value.shape.numpy()[granularity.axis]]
-        codes = self._derived(
-            value, f"{value.name}.int8", ir.DataType.INT8, lambda: quantize_weight(read(), granularity)
-        )
-        scales = self._derived(
-            value,
-            f"{value.name}.scales",
-            ir.DataType.FLOAT,
-            lambda: weight_scales(read(), granularity),
-            channels,
-        )
-        self._dequantized(node, index, [codes, scales], {"axis": granularity.axis})
+    def linear(self, unit: Unit, input_scale: float) -> None:
+        """Store the weight of ``unit`` with a scale for each output channel, and its bias at the accumulator's scale.
 
-    def bias(
-        self, node: ir.Node, index: int, linear: ir.Node, input_scale: float, granularity: PerChannel
-    ) -> None:
-        """Store operand ``index`` of ``node`` as the int32 bias of ``linear``, whose input has ``input_scale``."""
-        value, read = self._reader(node, index)
-        matrix = linear.inputs[1]
-        assert matrix is not None
-        tensor = self.source(matrix).const_value
-        assert tensor is not None
+        ``input_scale`` is the scale of the values that the weight is multiplied with.
+        """
+        matrix, read = self._reader(unit.node, 1)
+        axis = PerChannel(unit.axis)
+        bias, read_bias = self._reader(unit.biased, unit.bias) if unit.bias is not None else (None, None)
 
         def scales() -> Array:
-            return bias_scales(input_scale, weight_scales(array(tensor), granularity))
+            least = 0.0 if read_bias is None else least_scales(read_bias(), input_scale)
+            return weight_scales(read(), axis, least)
 
-        # A bias may serve several layers, with other inputs and weights.
-        name = f"{value.name}.{linear.name}"
-        where = str(value.name)
-        codes = self._derived(
-            value, f"{name}.int32", ir.DataType.INT32, lambda: quantize_bias(read(), scales(), where=where)
+        def codes() -> Array:
+            least = 0.0 if read_bias is None else least_scales(read_bias(), input_scale)
+            return quantize_weight(read(), axis, least)
+
+        assert matrix.shape is not None
+        channels = [matrix.shape.numpy()[unit.axis]]
+        name = _name(matrix, unit)
+        stored_codes = self._derived(matrix, f"{name}.int8", ir.DataType.INT8, codes)
+        stored_scales = self._derived(matrix, f"{name}.scales", ir.DataType.FLOAT, scales, channels)
+        self._dequantized(unit.node, 1, [stored_codes, stored_scales], {"axis": unit.axis})
+        if bias is None or read_bias is None or unit.bias is None:
+            return
+
+        def products() -> Array:
+            return bias_scales(input_scale, scales())
+
+        name = _name(bias, unit)
+        bias_codes = self._derived(
+            bias,
+            f"{name}.int32",
+            ir.DataType.INT32,
+            lambda: quantize_bias(read_bias(), products()),
+            lazily=matrix,
         )
-        stored_scales = self._derived(value, f"{name}.scales", ir.DataType.FLOAT, scales)
-        self._dequantized(node, index, [codes, stored_scales], {"axis": 0})
+        steps = self._derived(bias, f"{name}.scales", ir.DataType.FLOAT, products, lazily=matrix)
+        self._dequantized(unit.biased, unit.bias, [bias_codes, steps], {"axis": 0})
 
     def _reader(self, node: ir.Node, index: int) -> tuple[ir.Value, Callable[[], Array]]:
         value = node.inputs[index]
@@ -165,14 +181,19 @@ class Placer:
         dtype: ir.DataType,
         make: Callable[[], Array],
         shape: Sequence[int] | None = None,
+        lazily: ir.Value | None = None,
     ) -> ir.Value:
-        """Register what ``make`` gives: a recipe if ``source`` is a weight, a constant if it is one."""
+        """Register what ``make`` gives, shaped like ``source``: a recipe if ``source`` or ``lazily`` is a weight."""
         known = self.graph.initializers.get(name)
         if known is not None:
             return known
         assert source.const_value is not None
         dims = shape if shape is not None else source.const_value.shape.numpy()
-        tensor = lazy(name, dtype, dims, make) if is_weight(source) else ir.tensor(make(), name=name)
+        tensor = (
+            lazy(name, dtype, dims, make)
+            if is_weight(source) or (lazily is not None and is_weight(lazily))
+            else ir.tensor(make(), name=name)
+        )
         return register(self.graph, stored_value(tensor))
 
     def _dequantized(
@@ -189,6 +210,12 @@ class Placer:
             self._stored[key] = result
             self._source[result] = value
         node.replace_input_with(index, self._stored[key])
+
+
+def _name(stored: ir.Value, unit: Unit) -> str:
+    """Return what to call the forms of ``stored`` in ``unit``: another unit that shares it may need other scales."""
+    alone = len(stored.uses()) == 1
+    return str(stored.name) if alone else f"{stored.name}.for.{unit.node.outputs[0].name}"
 
 
 def _typed(value: ir.Value, name: str, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:

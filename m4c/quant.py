@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from m4c.errors import NumbersError, UsageError
+from m4c.errors import UsageError
 from m4c.pipeline import Property
 
 Array = np.ndarray
@@ -25,8 +25,8 @@ HIGHEST = 127
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Smaller scales would be subnormal numbers, which kernels flush to zero."""
 
-CHANNEL_FLOOR = 2.0**-16
-"""A channel's scale is at least this part of the tensor's largest, so that a dead channel's bias fits into int32."""
+LARGEST_BIAS = 2.0**30
+"""Codes of a bias stay below this: half of int32, so that the products have room in the accumulator."""
 
 RANGE = "m4c.range"
 """Key in ``Value.metadata_props`` of a calibrated range: the two numbers, separated by a space."""
@@ -106,24 +106,34 @@ def dequantize(codes: Array, quantization: Quantization) -> Array:
     return values
 
 
-def weight_scales(weight: Array, granularity: Granularity) -> Array:
-    """Return the symmetric scales of ``weight``: float32, 0-D for one a tensor, else [channels]; all positive."""
+def weight_scales(weight: Array, granularity: Granularity, least: Array | float = 0.0) -> Array:
+    """Return the symmetric scales of ``weight``: float32, 0-D for one a tensor, else [channels]; all positive.
+
+    ``least`` is a lower bound, a channel or for all (:func:`least_scales`). A channel of zeros without a bound gets 1.
+    """
     match granularity:
         case PerTensor():
             largest = np.abs(weight).max(initial=0.0)
         case PerChannel(axis):
             others = tuple(d for d in range(weight.ndim) if d != axis % weight.ndim)
             largest = np.abs(weight).max(axis=others, initial=0.0)
-    scales = np.asarray(largest, dtype=np.float64) / HIGHEST
-    top = float(scales.max(initial=0.0))
-    floor = max(top * CHANNEL_FLOOR, SMALLEST_SCALE) if top else 1.0
-    chosen: Array = np.maximum(scales, floor).astype(np.float32)
+    scales = np.maximum(np.asarray(largest, dtype=np.float64) / HIGHEST, least)
+    chosen: Array = np.where(scales > 0, np.maximum(scales, SMALLEST_SCALE), 1.0).astype(np.float32)
     return chosen
 
 
-def quantize_weight(weight: Array, granularity: Granularity) -> Array:
+def least_scales(bias: Array, input_scale: float) -> Array:
+    """Return the smallest weight scales [channels] at which ``bias`` fits into int32.
+
+    They matter for channels whose weights are nearly zero beside their bias, which trained models have.
+    """
+    bound: Array = np.abs(bias.astype(np.float64)) / (input_scale * LARGEST_BIAS)
+    return bound
+
+
+def quantize_weight(weight: Array, granularity: Granularity, least: Array | float = 0.0) -> Array:
     """Return ``weight`` as narrow-range int8 (−127…127) at its :func:`weight_scales`."""
-    scales = weight_scales(weight, granularity)
+    scales = weight_scales(weight, granularity, least)
     if isinstance(granularity, PerChannel):
         shape = [1] * weight.ndim
         shape[granularity.axis] = -1
@@ -137,21 +147,14 @@ def bias_scales(input_scale: float, scales: Array) -> Array:
     return np.asarray(np.float32(input_scale) * scales, dtype=np.float32)
 
 
-def quantize_bias(bias: Array, scales: Array, *, where: str) -> Array:
+def quantize_bias(bias: Array, scales: Array) -> Array:
     """Return ``bias`` [channels] as int32 at ``scales`` [channels].
 
-    Raises:
-        NumbersError: if a value does not fit, which takes a bias far beyond anything the products can reach.
+    Raises ``ValueError`` if it does not fit: weight scales below :func:`least_scales`.
     """
     steps = np.rint(bias.astype(np.float64) / scales)
-    limits = np.iinfo(np.int32)
-    if steps.size and not (limits.min <= steps.min() and steps.max() <= limits.max):
-        channel = int(np.abs(steps).argmax())
-        raise NumbersError(
-            f"bias {bias[channel]:g} of channel {channel} does not fit into int32 at scale {scales[channel]:g}",
-            where=where,
-            fix="its weights are far too small for it: fold the layer into its neighbours, or keep it in float",
-        )
+    if steps.size and np.abs(steps).max() > np.iinfo(np.int32).max:
+        raise ValueError(f"a bias of {np.abs(bias).max():g} does not fit into int32 at these scales")
     codes: Array = steps.astype(np.int32)
     return codes
 

@@ -78,9 +78,13 @@ There is no integer kernel for division, powers, sine and cosine. ``Reciprocal``
 """
 
 WIDE_KERNELS = frozenset(
-    {"Softmax", "Sigmoid", "Tanh", "MatMul", "Add", "Sub", "Mul", "ReduceMean", "Reciprocal"}
+    {"Softmax", "Sigmoid", "Tanh", "MatMul", "Linear", "Conv", "Add", "Sub", "Mul"}
+    | {"ReduceMean", "Reciprocal", "Gelu", "Relu", "Exp"}
 )
-"""Operators with an int16 kernel too; a ``MatMul`` only of two computed values. Operators that copy follow their operand."""
+"""What can compute in int16 too, tried with ai-edge-litert 2.3; operators that copy follow their operand.
+
+``Linear`` is a ``MatMul`` by a stored matrix with its bias (int16 by int8), ``MatMul`` one of two computed values.
+"""
 
 
 def float_operands(node: ir.Node, rule: Rule) -> list[int]:

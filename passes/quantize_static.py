@@ -13,8 +13,8 @@ import onnx_ir as ir
 from m4c.errors import UnsupportedError, UsageError
 from m4c.model import module_path, operator
 from m4c.pipeline import Note, Pass, Property, Result
-from m4c.qdq import Placer
-from m4c.quant import CALIBRATED, NARROW, WIDE, PerChannel, activations, from_range
+from m4c.qdq import Placer, Unit
+from m4c.quant import CALIBRATED, NARROW, WIDE, activations, from_range
 from m4c.scales import RULES, WIDE_KERNELS, Fixed, Rule, Rules, Same, Scales, float_operands, stored_range
 from m4c.weights import stored
 
@@ -80,20 +80,22 @@ class QuantizeStatic(Pass):
 
 @dataclass(frozen=True)
 class _Plan:
-    """What was decided before anything is edited."""
+    """What was decided before anything is edited: ``inner`` values stay as they are, inside of one kernel."""
 
     scales: Scales
     rules: dict[ir.Node, Rule]
     bits: dict[ir.Node, int]
     inner: frozenset[ir.Value]
-    linear_of: dict[ir.Node, ir.Node]
+    units: dict[ir.Node, Unit]
+    biased: frozenset[ir.Node]
 
 
 def _plan(graph: ir.Graph, rules: Rules, wide: tuple[str, ...]) -> _Plan:
     """Find the units, the values inside them, and the scales of all others."""
-    linear_of = {add: node for node in graph if (add := _bias_add(node)) is not None}
-    inner = {linear.outputs[0] for linear in linear_of.values()}
     known = {node: rules[operator(node)] for node in graph if not _unquantizable(node, rules)}
+    units = {node: unit for node in known if (unit := _unit(node)) is not None}
+    biased = frozenset(unit.biased for unit in units.values() if unit.biased is not unit.node)
+    inner = {unit.node.outputs[0] for unit in units.values() if unit.biased is not unit.node}
     for node in graph:
         if node.op_type == "Reciprocal" and node in known and node.inputs[0] is not None:
             inner.add(node.inputs[0])
@@ -103,12 +105,12 @@ def _plan(graph: ir.Graph, rules: Rules, wide: tuple[str, ...]) -> _Plan:
         if value not in inner:
             scales.add(value)
     for node, rule in known.items():
-        unit = node in linear_of or _is_linear(node)
+        linear = node in biased or (node in units and node.op_type == "MatMul")
         root = node.op_type == "Sqrt" and node.outputs[0] in inner
-        name = "Reciprocal" if root else operator(node)
-        bits[node] = WIDE if name in wide and not unit else NARROW
+        kernel = "Linear" if linear else "Reciprocal" if root else operator(node)
+        bits[node] = WIDE if kernel in wide else NARROW
         scales.place(node, rule, bits[node])
-    return _Plan(scales, known, bits, frozenset(inner), linear_of)
+    return _Plan(scales, known, bits, frozenset(inner), units, biased)
 
 
 def _unquantizable(node: ir.Node, rules: Rules) -> str:
@@ -117,6 +119,8 @@ def _unquantizable(node: ir.Node, rules: Rules) -> str:
         return f"{operator(node)} has no integer kernel"
     if node.op_type == "Reciprocal" and not _is_rsqrt(node):
         return "Reciprocal has no integer kernel, unless it is the only reader of a Sqrt"
+    if node.op_type == "Conv" and not stored(node.inputs[1]):
+        return "its kernel is computed, not stored"
     return ""
 
 
@@ -130,23 +134,21 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
-def _is_linear(node: ir.Node) -> bool:
-    """Return whether ``node`` multiplies by a stored matrix."""
-    if node.op_type != "MatMul":
-        return False
-    matrix = node.inputs[1]
-    return matrix is not None and stored(matrix) and matrix.shape is not None and len(matrix.shape) == 2
-
-
-def _bias_add(node: ir.Node) -> ir.Node | None:
-    """Return the Add that gives a linear ``node`` its stored bias, one number a column."""
-    add = _only_reader(node.outputs[0]) if _is_linear(node) else None
-    if add is None or add.op_type != "Add":
+def _unit(node: ir.Node) -> Unit | None:
+    """Return the linear layer or convolution that ``node`` is the product of."""
+    if node.op_type == "Conv" and stored(node.inputs[1]):
+        bias = 2 if len(node.inputs) > 2 and stored(node.inputs[2]) else None
+        return Unit(node, node, bias, axis=0)
+    matrix = node.inputs[1] if node.op_type == "MatMul" else None
+    if matrix is None or not stored(matrix) or matrix.shape is None or len(matrix.shape) != 2:
         return None
-    matrix, bias = node.inputs[1], next(v for v in add.inputs if v is not node.outputs[0])
-    assert matrix is not None
-    assert matrix.shape is not None
-    return add if bias is not None and stored(bias) and bias.shape == matrix.shape[1:] else None
+    add = _only_reader(node.outputs[0])
+    if add is not None and add.op_type == "Add":
+        index = 1 if add.inputs[0] is node.outputs[0] else 0
+        bias_value = add.inputs[index]
+        if bias_value is not None and stored(bias_value) and bias_value.shape == matrix.shape[1:]:
+            return Unit(node, add, index, axis=1)
+    return Unit(node, node, None, axis=1)
 
 
 def _in_island(value: ir.Value, known: dict[ir.Node, Rule]) -> bool:
@@ -162,42 +164,29 @@ def _place(graph: ir.Graph, plan: _Plan) -> int:
         if value not in plan.inner:
             placer.activation(value, plan.scales.of(value), str(plan.scales.leader(value).name))
     for node, rule in plan.rules.items():
-        if node in plan.linear_of:
-            _place_bias(placer, plan, node)
-        else:
+        unit = plan.units.get(node)
+        if unit is not None:
+            _place_unit(placer, plan, unit)
+        elif node not in plan.biased:
             for index in float_operands(node, rule):
                 _place_operand(placer, plan, node, index)
     return placer.pairs
 
 
-def _place_bias(placer: Placer, plan: _Plan, add: ir.Node) -> None:
-    linear = plan.linear_of[add]
-    index = next(i for i, value in enumerate(add.inputs) if value is not linear.outputs[0])
-    _place_unit_bias(placer, plan, add, index, linear, PerChannel(1))
-
-
-def _place_unit_bias(
-    placer: Placer, plan: _Plan, node: ir.Node, index: int, linear: ir.Node, granularity: PerChannel
-) -> None:
-    data = linear.inputs[0]
+def _place_unit(placer: Placer, plan: _Plan, unit: Unit) -> None:
+    _convert(placer, plan, unit.node, 0)
+    data = unit.node.inputs[0]
     assert data is not None
-    scale = plan.scales.of(placer.source(data), NARROW).scale
-    placer.bias(node, index, linear, scale, granularity)
+    placer.linear(unit, plan.scales.of(placer.source(data), plan.bits[unit.node]).scale)
 
 
 def _place_operand(placer: Placer, plan: _Plan, node: ir.Node, index: int) -> None:
     """Give one operand of ``node`` the form that its kernel reads."""
-    value, rule = node.inputs[index], plan.rules[node]
+    value = node.inputs[index]
     assert value is not None
     if not stored(value):
         _convert(placer, plan, node, index)
-    elif _is_linear(node) and index == 1:
-        placer.weight(node, index, PerChannel(1))
-    elif node.op_type == "Conv" and index == 1:
-        placer.weight(node, index, PerChannel(0))
-    elif node.op_type == "Conv" and index == 2:
-        _place_unit_bias(placer, plan, node, index, node, PerChannel(0))
-    elif isinstance(rule, Same):
+    elif isinstance(plan.rules[node], Same):
         output = node.outputs[0]
         placer.operand(node, index, plan.scales.of(output), str(plan.scales.leader(output).name))
     else:
