@@ -54,8 +54,10 @@ def export(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.export.
         CaptureError: if torch.export fails.
     """
     symbolic = graph.dynamic | dynamic
+    # torch takes a size of 1 for a constant, so a dimension that is to vary is traced at 2 or more
+    sizes = {name: max(2, size) if name in symbolic else size for name, size in graph.sizes.items()}
     with FAKE:
-        arguments = tuple(torch.zeros(p.sized(graph.sizes), dtype=DTYPES[p.dtype]) for p in graph.inputs)
+        arguments = tuple(torch.zeros(p.sized(sizes), dtype=DTYPES[p.dtype]) for p in graph.inputs)
     shapes = tuple(_dynamic_axes(port, symbolic) for port in graph.inputs)
     try:
         with _quiet():

@@ -228,7 +228,9 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; a user's mistake ends in a message, never in a traceback."""
-    from m4c.errors import M4CError
+    import logging
+
+    from m4c.errors import Bug, M4CError
 
     try:
         app()
@@ -238,4 +240,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         sys.exit(130)
+    except Exception:
+        logging.getLogger("m4c").exception("this is a bug of m4c; please report it with the lines below")
+        sys.exit(Bug.exit_code)
     sys.exit(0)

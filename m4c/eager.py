@@ -12,7 +12,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
+from m4c.errors import Bug
 from m4c.models.graph import Graph
 from m4c.weights import array
 
@@ -25,6 +27,12 @@ def run_eager(
     with torch.no_grad(), streamed(graph.module.source, weights):
         made = graph.module(*arguments)
     results = made if isinstance(made, tuple) else (made,)
+    if any(isinstance(value, FakeTensor) for value in results):
+        raise Bug(
+            "a weight was used outside the module that owns it",
+            where=graph.name,
+            fix="read every parameter in the forward of its own module",
+        )
     return {port.name: value.numpy() for port, value in zip(graph.outputs, results, strict=True)}
 
 

@@ -18,6 +18,15 @@ class M4CError(Exception):
             lines.append(f"  fix: {fix}")
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Come whole out of another process."""
+        return _again, (type(self), self.what, self.where, self.fix)
+
+
+def _again(kind: type[M4CError], what: str, where: str, fix: str) -> M4CError:
+    """Make an error anew from its parts."""
+    return kind(what, where=where, fix=fix)
+
 
 class UsageError(M4CError):
     """An option, a path or an input that the user gave cannot be used."""

@@ -50,6 +50,10 @@ class WeightFile:
             self._file.write(data)
         return self._known[digest]
 
+    def flush(self) -> None:
+        """Let a runtime see what was put so far."""
+        self._file.flush()
+
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""

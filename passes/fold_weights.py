@@ -45,6 +45,11 @@ def _reshape(node: ir.Node) -> Evaluate:
     return lambda data, *_: data.reshape(shape)
 
 
+def _clip(data: Array, low: Array | None = None, high: Array | None = None) -> Array:
+    """Clip(data, min, max), either of which may be absent."""
+    return np.asarray(data if low is None and high is None else np.clip(data, low, high))
+
+
 def _reduce(kind: Callable[..., Array]) -> Callable[[ir.Node], Evaluate]:
     """ReduceSum and its like: axes as an input."""
 
@@ -65,6 +70,7 @@ def _plain(function: Evaluate) -> Callable[[ir.Node], Evaluate]:
 EVALUATE: dict[str, Callable[[ir.Node], Evaluate]] = {
     "Add": _plain(np.add),
     "Cast": lambda node: lambda data: data.astype(ir.DataType(attribute(node, "to")).numpy()),
+    "Clip": _plain(_clip),
     "Concat": lambda node: lambda *parts: np.concatenate(parts, axis=attribute(node, "axis")),
     "Div": _plain(np.divide),
     "Exp": _plain(np.exp),

@@ -34,6 +34,7 @@ def to_onnx(model: ir.Model, path: Path, weights: WeightFile, progress: Progress
             progress(tensor.nbytes)
         else:
             value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+    weights.flush()
     ClearMetadataAndDocStringPass()(emitted)
     ir.save(emitted, path)
 

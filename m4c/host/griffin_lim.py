@@ -6,11 +6,13 @@ sooner is that of Perraudin, Balazs and Søndergaard, 2013.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from m4c.errors import UsageError
-from m4c.host import mel
+from m4c.host import facts, mel
+from m4c.host.facts import Host
 
 Array = np.ndarray
 
@@ -18,7 +20,7 @@ MOMENTUM = 0.99
 TINY = 1e-12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MelSettings:
     """The spectrogram that a text-to-speech decoder makes; the defaults are fairseq's for LJSpeech."""
 
@@ -29,6 +31,19 @@ class MelSettings:
     low_hz: float = 20.0
     high_hz: float = 8000.0
     floor: float = 1e-5
+
+    @classmethod
+    def of(cls, host: Host) -> Self:
+        """Return the settings that a manifest gives an output of kind ``mel``."""
+        return cls(
+            rate=facts.whole(host, "sample_rate", cls.rate),
+            fft=facts.whole(host, "n_fft", cls.fft),
+            hop=facts.whole(host, "hop", cls.hop),
+            bins=facts.whole(host, "bins", cls.bins),
+            low_hz=facts.number(host, "low_hz", cls.low_hz),
+            high_hz=facts.number(host, "high_hz", cls.high_hz),
+            floor=facts.number(host, "floor", cls.floor),
+        )
 
     def filters(self) -> Array:
         """Return the mel filters (bins, fft/2 + 1)."""

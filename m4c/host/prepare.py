@@ -5,23 +5,23 @@ the default of the published model.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from m4c.errors import BundleError, M4CError, UsageError
-from m4c.host import clip_merges
+from m4c.errors import BundleError, UsageError
+from m4c.host import clip_merges, facts
+from m4c.host.facts import Host
 from m4c.host.fbank import FbankSettings, imagebind_audio
 from m4c.host.image import CLIP_MEAN, CLIP_STD, prepare_image
 from m4c.host.imu import imu_windows, read_imu
 from m4c.host.log_mel import log_mel
+from m4c.host.phonemes import PhonemeTokenizer, read_dictionary
 from m4c.host.resample import resample
-from m4c.host.text import ByteTokenizer, JsonTokenizer, PhonemeTokenizer
+from m4c.host.text import ByteTokenizer, JsonTokenizer
 from m4c.host.wav import read_wav
 
 Array = np.ndarray
-Host = Mapping[str, object]
 
 
 def prepare(host: Host, raw: object, folder: Path = Path()) -> Array:
@@ -48,17 +48,17 @@ def prepare(host: Host, raw: object, folder: Path = Path()) -> Array:
 
 def _image(host: Host, raw: object, folder: Path) -> Array:
     source = raw if isinstance(raw, bytes | np.ndarray) else _path(raw, "an image")
-    mean, std = _numbers(host, "mean", CLIP_MEAN), _numbers(host, "std", CLIP_STD)
+    mean, std = facts.numbers(host, "mean", CLIP_MEAN), facts.numbers(host, "std", CLIP_STD)
     if len(mean) != 3 or len(std) != 3:
-        raise _wrong(host, "mean", "3 numbers, and so must std be")
-    return prepare_image(source, _whole(host, "size", 224), mean, std)
+        raise facts.wrong(host, "mean", "3 numbers, and so must std be")
+    return prepare_image(source, facts.whole(host, "size", 224), mean, std)
 
 
 def _log_mel(host: Host, raw: object, folder: Path) -> Array:
     rate, bins, frames = (
-        _whole(host, "sample_rate", 16000),
-        _whole(host, "bins", 80),
-        _whole(host, "frames", 3000),
+        facts.whole(host, "sample_rate", 16000),
+        facts.whole(host, "bins", 80),
+        facts.whole(host, "frames", 3000),
     )
     return log_mel(_sound(raw, rate), rate, bins, frames)
 
@@ -66,57 +66,69 @@ def _log_mel(host: Host, raw: object, folder: Path) -> Array:
 def _fbank(host: Host, raw: object, folder: Path) -> Array:
     usual = FbankSettings()
     form = FbankSettings(
-        rate=_whole(host, "sample_rate", usual.rate),
-        bins=_whole(host, "bins", usual.bins),
-        frames=_whole(host, "frames", usual.frames),
-        clips=_whole(host, "clips", usual.clips),
-        clip_seconds=_number(host, "clip_seconds", usual.clip_seconds),
-        mean=_number(host, "mean", usual.mean),
-        std=_number(host, "std", usual.std),
+        rate=facts.whole(host, "sample_rate", usual.rate),
+        bins=facts.whole(host, "bins", usual.bins),
+        frames=facts.whole(host, "frames", usual.frames),
+        clips=facts.whole(host, "clips", usual.clips),
+        clip_seconds=facts.number(host, "clip_seconds", usual.clip_seconds),
+        mean=facts.number(host, "mean", usual.mean),
+        std=facts.number(host, "std", usual.std),
     )
     return imagebind_audio(_sound(raw, form.rate), form)
 
 
 def _imu(host: Host, raw: object, folder: Path) -> Array:
     """Return the first window of the recording."""
-    channels = _whole(host, "channels", 6)
+    channels = facts.whole(host, "channels", 6)
     recording = raw if isinstance(raw, np.ndarray) else read_imu(_path(raw, "a motion recording"), channels)
     if recording.ndim != 2 or len(recording) != channels:
         raise UsageError(
             f"not {channels} channels: shape {list(recording.shape)}", fix="give (channels, samples)"
         )
-    return imu_windows(recording, _whole(host, "samples", 2000))[0]
+    return imu_windows(recording, facts.whole(host, "samples", 2000))[0]
 
 
 def _clip_bpe(host: Host, raw: object, folder: Path) -> Array:
-    vocabulary = _asset(host, "vocabulary", folder) if "vocabulary" in host else None
-    load = partial(clip_merges.load, context=_whole(host, "context", 77), pad=_whole(host, "pad", 0, least=0))
-    return load(_asset(host, "asset", folder), vocabulary).encode(_text(raw))
+    vocabulary = facts.asset(host, "vocabulary", folder) if "vocabulary" in host else None
+    context, pad = facts.whole(host, "context", 77), facts.whole(host, "pad", 0, least=0)
+    made = clip_merges.load(facts.asset(host, "asset", folder), vocabulary, context=context, pad=pad)
+    for key, id_ in (("start", made.start), ("end", made.end)):
+        if host.get(key, id_) != id_:
+            raise facts.wrong(host, key, f"{id_}, by the merges beside it")
+    return made.encode(_text(raw))
 
 
 def _bytes(host: Host, raw: object, folder: Path) -> Array:
+    """Return CLIP's form where there is a context to fill, else a prompt: start tokens and text, no end."""
+    if "context" not in host:
+        return np.concatenate([_start(host), np.array([[*_text(raw).encode()]], np.int64)], axis=1)
     usual = ByteTokenizer()
     return ByteTokenizer(
-        context=_whole(host, "context", usual.context),
-        start=_whole(host, "start", usual.start),
-        end=_whole(host, "end", usual.end),
-        pad=_whole(host, "pad", usual.pad, least=0),
+        context=facts.whole(host, "context", usual.context),
+        start=facts.whole(host, "start", usual.start),
+        end=facts.whole(host, "end", usual.end),
+        pad=facts.whole(host, "pad", usual.pad, least=0),
     ).encode(_text(raw))
 
 
 def _json_tokenizer(host: Host, raw: object, folder: Path) -> Array:
-    """Return the start tokens that the bundle names, then those of the text."""
-    start = np.array([[int(i) for i in _numbers(host, "start", ())]], np.int64)
-    return np.concatenate([start, JsonTokenizer(_asset(host, "asset", folder)).encode(_text(raw))], axis=1)
+    """Return a prompt: the start tokens that the bundle names, then those of the text, no end."""
+    text = JsonTokenizer(facts.asset(host, "asset", folder)).encode(_text(raw))
+    return np.concatenate([_start(host), text], axis=1)
 
 
 def _phonemes(host: Host, raw: object, folder: Path) -> Array:
-    symbols, end = host.get("symbols"), host.get("end")
-    if not isinstance(symbols, list | tuple) or not all(isinstance(s, str) for s in symbols):
-        raise _wrong(host, "symbols", "a list of symbols")
-    if end is not None and not isinstance(end, str):
-        raise _wrong(host, "end", "a symbol")
-    return PhonemeTokenizer(symbols, end).encode(_text(raw))
+    symbols = host.get("symbols")
+    if symbols is None:
+        symbols = read_dictionary(facts.asset(host, "asset", folder))
+    elif not isinstance(symbols, list | tuple) or not all(isinstance(s, str) for s in symbols):
+        raise facts.wrong(host, "symbols", "a list of symbols")
+    return PhonemeTokenizer(
+        tuple(symbols),
+        end=facts.whole(host, "end", 0, least=0) if "end" in host else None,
+        pad=facts.whole(host, "pad", 1, least=0),
+        length=facts.whole(host, "length", 1) if "length" in host else None,
+    ).encode(_text(raw))
 
 
 KINDS: Mapping[str, Callable[[Host, object, Path], Array]] = {
@@ -130,6 +142,11 @@ KINDS: Mapping[str, Callable[[Host, object, Path], Array]] = {
     "phonemes": _phonemes,
 }
 """What each kind of preparation calls."""
+
+
+def _start(host: Host) -> Array:
+    """Return the tokens (1, n) that every prompt starts with."""
+    return np.array([[int(i) for i in facts.numbers(host, "start", ())]], np.int64)
 
 
 def _sound(raw: object, rate: int) -> Array:
@@ -155,44 +172,4 @@ def _path(raw: object, what: str) -> Path:
         return Path(raw)
     raise UsageError(
         f"this input is made of {what}, not of {type(raw).__name__}", fix="give the path of a file"
-    )
-
-
-def _asset(host: Host, key: str, folder: Path) -> Path:
-    """Return the path of a file of the bundle; a name that leads out of the bundle is refused."""
-    name = host.get(key)
-    if not isinstance(name, str) or not name:
-        raise _wrong(host, key, "the name of a file of the bundle")
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise _wrong(host, key, "a file inside the bundle")
-    return folder / path
-
-
-def _number(host: Host, key: str, usual: float) -> float:
-    value = host.get(key, usual)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(host, key, "a number")
-    return float(value)
-
-
-def _whole(host: Host, key: str, usual: int, *, least: int = 1) -> int:
-    value = host.get(key, usual)
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise _wrong(host, key, f"a whole number from {least} up")
-    return value
-
-
-def _numbers(host: Host, key: str, usual: tuple[float, ...]) -> tuple[float, ...]:
-    value = host.get(key, usual)
-    if not isinstance(value, list | tuple) or not all(isinstance(v, int | float) for v in value):
-        raise _wrong(host, key, "a list of numbers")
-    return tuple(value)
-
-
-def _wrong(host: Host, key: str, wanted: str) -> M4CError:
-    return BundleError(
-        f"{key!r} of an input of kind {host.get('kind')} is {host.get(key)!r}, it must be {wanted}",
-        where=f"host of an input: {dict(host)}",
-        fix="build the bundle again",
     )

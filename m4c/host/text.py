@@ -83,34 +83,6 @@ class JsonTokenizer:
         return str(self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
 
 
-class PhonemeTokenizer:
-    """The symbols of a text-to-speech decoder: the id of a symbol is its place in the list."""
-
-    def __init__(self, symbols: Sequence[str], end: str | None = None) -> None:
-        """Keep the whole list, special symbols included; ``end`` is put after every sequence."""
-        self.ids = {symbol: place for place, symbol in enumerate(symbols)}
-        if len(self.ids) != len(symbols):
-            twice = sorted({s for s in symbols if list(symbols).count(s) > 1})
-            raise UsageError(f"symbols occur twice: {' '.join(twice)}", fix="list every symbol once")
-        if end is not None and end not in self.ids:
-            raise UsageError(f"the end symbol {end!r} is not in the list", fix="add it, or leave it out")
-        self.end = end
-
-    def encode(self, phonemes: str) -> Array:
-        """Return the ids (1, symbols) of symbols with spaces between them, such as ``HH AH0 L OW1``.
-
-        Raises:
-            UsageError: if a symbol is not in the list, or there is none.
-        """
-        given = phonemes.split()
-        unknown = sorted(set(given) - set(self.ids))
-        if unknown or not given:
-            what = f"unknown symbols: {' '.join(unknown)}" if unknown else "no symbols to speak"
-            known = " ".join(list(self.ids)[:12])
-            raise UsageError(what, where=phonemes, fix=f"use the symbols of the model, such as: {known}")
-        return np.array([[self.ids[s] for s in (*given, *([self.end] if self.end else []))]], np.int64)
-
-
 def _row(ids: Sequence[int], context: int, pad: int) -> Array:
     """Return ids as one row of ``context``; the last id survives the cut."""
     if len(ids) > context:

@@ -36,7 +36,10 @@ class Port:
 
 
 class GraphModule(nn.Module):
-    """Base of every captured module: its one child ``source`` holds all weights, under their checkpoint names."""
+    """Base of every captured module: its one child ``source`` holds all weights, under their checkpoint names.
+
+    A weight is read by the ``forward`` of the module that owns it: that is when it is loaded (:mod:`m4c.eager`).
+    """
 
     source: Any
 

@@ -53,15 +53,8 @@ class _Decoder(GraphModule):
         self, frames: Tensor, positions: Tensor, mask: Tensor, cross_mask: Tensor, *caches: Tensor
     ) -> tuple[Tensor, ...]:
         """Decode one stretch; ``caches`` are the pairs of self-attention, then those of cross-attention."""
-        decoder = self.source.decoder
-        pairs = list(zip(caches[::2], caches[1::2], strict=True))
-        pasts, crosses = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
-        x, presents = decoder.embed(frames, positions), list[Tensor]()
-        for layer, past, cross in zip(decoder.transformer_layers, pasts, crosses, strict=True):
-            x, present = layer(x, past, mask, cross, cross_mask)
-            presents += present
-        x = decoder.layer_norm(x)
-        return (decoder.feat_proj(x), decoder.eos_proj(x), *presents)
+        made: tuple[Tensor, ...] = self.source.decoder(frames, positions, mask, cross_mask, caches)
+        return made
 
 
 class _Postnet(GraphModule):

@@ -177,10 +177,23 @@ class Decoder(nn.Module):
         self.eos_proj = nn.Linear(config.width, 1)
         self.postnet = Postnet(config)
 
-    def embed(self, frames: Tensor, positions: Tensor) -> Tensor:
-        """Return the input (batch, sequence, width) of the first layer."""
+    def forward(
+        self, frames: Tensor, positions: Tensor, mask: Tensor, cross_mask: Tensor, caches: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Return the next frames, the stop score and the grown caches.
+
+        ``caches`` are the key and value pairs of self-attention, then those of cross-attention.
+        """
+        pairs = list(zip(caches[::2], caches[1::2], strict=True))
+        pasts, crosses = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
         x: Tensor = self.prenet(frames)
-        return x + self.pos_emb_alpha * functional.embedding(positions, self.positions)
+        x = x + self.pos_emb_alpha * functional.embedding(positions, self.positions)
+        presents: list[Tensor] = []
+        for layer, past, cross in zip(self.transformer_layers, pasts, crosses, strict=True):
+            x, present = layer(x, past, mask, cross, cross_mask)
+            presents += present
+        x = self.layer_norm(x)
+        return (self.feat_proj(x), self.eos_proj(x), *presents)
 
 
 class TtsTransformer(nn.Module):
