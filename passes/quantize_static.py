@@ -140,7 +140,9 @@ def _unit(node: ir.Node) -> Unit | None:
         bias = 2 if len(node.inputs) > 2 and stored(node.inputs[2]) else None
         return Unit(node, node, bias, axis=0)
     matrix = node.inputs[1] if node.op_type == "MatMul" else None
-    if matrix is None or not stored(matrix) or matrix.shape is None or len(matrix.shape) != 2:
+    if matrix is None or not stored(matrix) or stored(node.inputs[0]):
+        return None
+    if matrix.shape is None or len(matrix.shape) != 2:
         return None
     add = _only_reader(node.outputs[0])
     if add is not None and add.op_type == "Add":
