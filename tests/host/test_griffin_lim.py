@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from m4c.errors import UsageError
+from m4c.errors import BundleError, UsageError
 from m4c.host.griffin_lim import MelSettings, griffin_lim, log_mel_magnitude
 
 Array = np.ndarray
@@ -70,3 +70,11 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
         griffin_lim(np.zeros(shape))
     with pytest.raises(UsageError, match="finite"):
         griffin_lim(np.full((10, 80), np.inf))
+
+
+def test_settings_come_from_the_manifest() -> None:
+    host = {"kind": "mel", "sample_rate": 16000, "n_fft": 512, "hop": 128, "bins": 40, "high_hz": 7600}
+    assert MelSettings.of(host) == MelSettings(16000, 512, 128, 40, 20.0, 7600.0)
+    assert MelSettings.of({}) == MelSettings()
+    with pytest.raises(BundleError, match="'hop' of an input of kind mel is 0"):
+        MelSettings.of({"kind": "mel", "hop": 0})

@@ -70,11 +70,19 @@ def test_motion(tmp_path: Path, rng: np.random.Generator) -> None:
 def test_text(tmp_path: Path) -> None:
     made = prepare({"kind": "bytes", "context": 4, "start": 998, "end": 999}, "hi")
     np.testing.assert_array_equal(made, [[998, 104, 105, 999]])
-    host = {"kind": "phonemes", "symbols": ["_", "a", "."], "end": "."}
+    prompt = {"kind": "bytes", "start": [300, 301], "end": 302}
+    np.testing.assert_array_equal(prepare(prompt, "hi"), [[300, 301, 104, 105]])
+    np.testing.assert_array_equal(prepare(prompt, ""), [[300, 301]])
+    host = {"kind": "phonemes", "symbols": ["_", "a", "."], "end": 2}
     np.testing.assert_array_equal(prepare(host, "a a"), [[1, 1, 2]])
+    (tmp_path / "vocab.txt").write_text("AH0 12\nHH 9\n")
+    host = {"kind": "phonemes", "asset": "vocab.txt", "end": 2, "pad": 1, "length": 5}
+    np.testing.assert_array_equal(prepare(host, "HH AH0", tmp_path), [[5, 4, 2, 1, 1]])
     (tmp_path / "merges.txt").write_text("h i</w>\n")
     made = prepare({"kind": "clip-bpe", "asset": "merges.txt", "context": 5}, "hi", tmp_path)
     np.testing.assert_array_equal(made, [[513, 512, 514, 0, 0]])
+    with pytest.raises(BundleError, match=r"'end' .* it must be 514, by the merges"):
+        prepare({"kind": "clip-bpe", "asset": "merges.txt", "end": 49407}, "hi", tmp_path)
 
 
 def test_a_tokenizer_file_gets_its_start_tokens(tmp_path: Path) -> None:
@@ -111,8 +119,10 @@ def test_an_unknown_kind_is_refused_with_the_known_ones(kind: object) -> None:
         ({"kind": "clip-bpe"}, "'asset' .* is None"),
         ({"kind": "json-tokenizer", "asset": "../t.json"}, "inside the bundle"),
         ({"kind": "json-tokenizer", "asset": "/etc/passwd"}, "inside the bundle"),
-        ({"kind": "phonemes"}, "'symbols' .* a list of symbols"),
-        ({"kind": "phonemes", "symbols": ["a"], "end": 1}, "'end' .* a symbol"),
+        ({"kind": "phonemes"}, "'asset' .* is None"),
+        ({"kind": "phonemes", "symbols": "ab"}, "'symbols' .* a list of symbols"),
+        ({"kind": "phonemes", "symbols": ["a"], "end": "."}, "'end' .* a whole number from 0 up"),
+        ({"kind": "bytes", "start": 7}, "'start' .* a list of numbers"),
     ],
 )
 def test_wrong_parameters_are_the_bundles_fault(

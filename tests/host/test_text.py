@@ -1,4 +1,4 @@
-"""Tokenizers of bytes, tokenizer.json and phonemes."""
+"""Tokenizers of bytes and of tokenizer.json."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from m4c.errors import UsageError
-from m4c.host.text import ByteTokenizer, JsonTokenizer, PhonemeTokenizer
+from m4c.host.text import ByteTokenizer, JsonTokenizer
 
 
 def test_bytes_are_framed_and_padded() -> None:
@@ -54,18 +54,3 @@ def test_a_tokenizer_file_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a tokenizer") as caught:
         JsonTokenizer(path)
     assert caught.value.fix
-
-
-def test_phonemes() -> None:
-    tokenizer = PhonemeTokenizer(["<s>", "<pad>", "</s>", "AH0", "HH", "L", "OW1"], end="</s>")
-    np.testing.assert_array_equal(tokenizer.encode("HH AH0  L OW1"), [[4, 3, 5, 6, 2]])
-    np.testing.assert_array_equal(PhonemeTokenizer("ab").encode("b a"), [[1, 0]])
-    with pytest.raises(UsageError, match="unknown symbols: XX ZZ") as caught:
-        tokenizer.encode("HH ZZ XX")
-    assert "AH0" in caught.value.fix
-    with pytest.raises(UsageError, match="no symbols"):
-        tokenizer.encode("  ")
-    with pytest.raises(UsageError, match="occur twice: a"):
-        PhonemeTokenizer(["a", "b", "a"])
-    with pytest.raises(UsageError, match="'</s>' is not in the list"):
-        PhonemeTokenizer(["a"], end="</s>")
