@@ -1,0 +1,27 @@
+"""The table and what it promises."""
+
+from m4c.targets.emit_tflite import EMIT, INTEGER
+from m4c.targets.emit_tflite.table import FLOAT_ONLY
+from m4c.targets.emit_tflite.units import POWERS, units
+from tests.targets.emit_tflite import (
+    test_arithmetic,
+    test_convolution,
+    test_linear,
+    test_normalization,
+    test_shape,
+)
+from tests.targets.emit_tflite.graphs import one
+
+
+def test_float_only_operators_are_in_the_table() -> None:
+    assert set(EMIT) > FLOAT_ONLY
+    assert set(EMIT) == INTEGER | FLOAT_ONLY
+    assert set(POWERS.values()) <= set(EMIT)
+
+
+def test_every_operator_of_the_table_runs_in_a_differential_test() -> None:
+    cases = [*test_arithmetic.CASES.values(), *test_normalization.CASES.values()]
+    for table in (test_linear.CASES, test_convolution.CASES, test_shape.CASES, test_shape.RESCALED):
+        cases += [case for _, case in table.values()]
+    covered = {unit.operator for case in cases for unit in units(one(case).graph)}
+    assert set(EMIT) - covered == {"QuantizeLinear", "Split"}  # these have tests of their own
