@@ -31,9 +31,9 @@ class _Interpreter(torch.fx.Interpreter):
         super().__init__(module)
         self._names, self._recorder = names, recorder
 
-    def fetch_args_from_env(self, n: torch.fx.Node) -> tuple[Any, Any]:
+    def fetch_args_kwargs_from_env(self, n: torch.fx.Node) -> tuple[Any, Any]:
         """Return the arguments of a node with stored weights read."""
-        arguments, keywords = super().fetch_args_from_env(n)
+        arguments, keywords = super().fetch_args_kwargs_from_env(n)
         return torch.fx.node.map_aggregate((arguments, keywords), _read)  # type: ignore[return-value]
 
     def run_node(self, n: torch.fx.Node) -> Any:
