@@ -43,7 +43,7 @@ class QuantizeStatic(Pass):
 
     def __str__(self) -> str:
         """Return the name and the options; the wide operators joined by plus signs."""
-        options = [*(["strict"] * self.strict), *([f"wide={'+'.join(self.wide)}"] * bool(self.wide))]
+        options = [*(["strict=True"] * self.strict), *([f"wide={'+'.join(self.wide)}"] * bool(self.wide))]
         return self.name + (f"{{{','.join(options)}}}" if options else "")
 
     def call(self, model: ir.Model) -> Result:
