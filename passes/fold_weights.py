@@ -5,6 +5,7 @@ of a still image) is the same at every call. The optimizer may not fold it, as t
 recipe, evaluated once, when the artifact is written.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ from m4c.rewrite import attribute, static
 from m4c.weights import Array, array, is_weight, lazy, register, stored, stored_value
 
 SHARED_BYTES = 1 << 16
-"""A weight with other uses is folded only if the result is at most this big: it would be stored twice."""
+"""A weight that is stored anyhow is folded only into results up to this size: the rest would be stored twice."""
 
 Evaluate = Callable[..., Array]
 
@@ -128,18 +129,24 @@ def _obstacle(node: ir.Node) -> str | None:
     shape = static(output)
     if shape is None or output.dtype is None:
         return f"{output.name} has no static shape"
-    size = int(np.prod(shape)) * output.dtype.numpy().itemsize
-    kept = [
-        v
-        for v in node.inputs
-        if v is not None and is_weight(v) and (len(v.uses()) > 1 or v.is_graph_output())
-    ]
+    size = math.prod(shape) * output.dtype.numpy().itemsize
+    kept = [v for v in node.inputs if v is not None and is_weight(v) and _is_kept(v)]
     if kept and size > SHARED_BYTES:
         return f"{kept[0].name} is used elsewhere: folding {node.op_type} would store {size} bytes twice"
     read = sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
     if size > max(read, SHARED_BYTES):
         return f"{node.op_type} would store {size} bytes instead of {read}"
     return None
+
+
+def _is_kept(weight: ir.Value) -> bool:
+    """Return whether ``weight`` is stored anyhow: an output, read by the model itself, or smaller than what it folds into."""
+    if weight.is_graph_output():
+        return True
+    users = {user for user, _ in weight.uses()}
+    folding = all(u.op_type in EVALUATE and all(stored(v) for v in u.inputs if v is not None) for u in users)
+    sizes = [math.prod(static(u.outputs[0]) or (0,)) for u in users]
+    return not folding or sum(sizes) > math.prod(static(weight) or (0,))
 
 
 def _fold(graph: ir.Graph, node: ir.Node) -> Note:
