@@ -139,3 +139,11 @@ def test_values_that_are_not_numbers_name_the_tensor_and_the_module(
     huge = {**sample(rng), "x": np.full((1, 3, 8), 3e37, np.float32)}
     with pytest.raises(UsageError, match=r"[sm] holds values that are not numbers(.|\n)*blocks\.1\.gate"):
         observe(m, [huge], workspace=tmp_path)
+
+
+def test_a_sample_with_a_hole_is_refused(rng: np.random.Generator, tmp_path: Path) -> None:
+    broken = {**sample(rng), "x": np.full((1, 3, 8), np.nan, np.float32)}
+    with pytest.raises(
+        UsageError, match=r"x holds values that are not numbers(.|\n)*at:  the sample(.|\n)*fix:"
+    ):
+        observe(model(rng), [broken], workspace=tmp_path)
