@@ -1,6 +1,6 @@
 """Operators that work value by value: sums and products, functions of one value, comparisons, choices, casts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,16 @@ Emit = Callable[[Lowering, Unit], None]
 BROADCAST_RANK = {Op.ADD: 6, Op.MUL: 6, Op.SUB: 6, Op.DIV: 5, Op.POW: 4, Op.MAXIMUM: 8, Op.MINIMUM: 8}
 """The most dimensions that LiteRT's kernels broadcast; 4 for the operators that are not listed."""
 
-LOGISTIC = Affine((1 / 256,), (-128,))
-"""What LiteRT's int8 LOGISTIC and SOFTMAX write (quantization specification of LiteRT)."""
+Writes = Mapping[ir.DataType, Affine]
 
-TANH = Affine((1 / 128,), (0,))
-"""What LiteRT's int8 TANH and L2_NORMALIZATION write."""
+INT8, INT16 = ir.DataType.INT8, ir.DataType.INT16
+SIGNED_UNIT = Affine((1 / 32768,), (0,), dtype=INT16)
 
-ONE = Affine((1.0,), (0,))
-"""A scale in which 1 and -1 are exact."""
+LOGISTIC: Writes = {INT8: Affine((1 / 256,), (-128,)), INT16: SIGNED_UNIT}
+"""What LiteRT's LOGISTIC and SOFTMAX write (quantization specification of LiteRT)."""
 
-INT8 = np.iinfo(np.int8)
+TANH: Writes = {INT8: Affine((1 / 128,), (0,)), INT16: SIGNED_UNIT}
+"""What LiteRT's TANH and L2_NORMALIZATION write."""
 
 
 def binary(code: int, options: Callable[[], Any] | None = None) -> Emit:
@@ -41,12 +41,14 @@ def binary(code: int, options: Callable[[], Any] | None = None) -> Emit:
     return emit
 
 
-def unary(code: int, options: Callable[[], Any] | None = None, writes: Affine | None = None) -> Emit:
-    """Return the function for an operator of one operand; ``writes`` is the fixed scale of its int8 result."""
+def unary(code: int, options: Callable[[], Any] | None = None, writes: Writes | None = None) -> Emit:
+    """Return the function for an operator of one operand; ``writes`` is the fixed scale of its integer result."""
 
     def emit(at: Lowering, unit: Unit) -> None:
         source = at.read(unit.input(0))
-        with at.result(unit.outputs[0], writes if at.integer else None) as target:
+        if writes is not None:
+            source = _as_wide(at, source)
+        with at.result(unit.outputs[0], fixed(at, source, writes)) as target:
             at.emit(code, [source], [target], options() if options else None)
 
     return emit
@@ -154,12 +156,39 @@ def quantize(at: Lowering, unit: Unit) -> None:
     at.emit(Op.QUANTIZE, [source], [at.place(output)])
 
 
+def fixed(at: Lowering, source: int, writes: Writes | None) -> Affine | None:
+    """Return the scale that a kernel with fixed scales writes: of int16 if it reads that or is asked for it."""
+    wanted = at.wanted(at.unit.outputs[0])
+    if writes is None or wanted is None or not at.integer:
+        return None
+    return writes[INT16 if INT16 in (wanted.dtype, at.flat.tensors[source].dtype) else INT8]
+
+
 def rescaled(at: Lowering, source: int, target: int, name: str) -> int:
     """Return ``source`` in the scale of ``target``: itself, or the result of a QUANTIZE."""
     wanted, tensor = at.affine(target), at.flat.tensors[source]
     if wanted is None or tensor.affine is None or tensor.affine == wanted:
         return source
     made = at.scratch(f"{at.unit.outputs[0].name}.{name}", tensor.shape, wanted)
+    at.emit(Op.QUANTIZE, [source], [made])
+    return made
+
+
+def _as_wide(at: Lowering, source: int) -> int:
+    """Return an int8 ``source`` as int16 if the unit writes that: LOGISTIC and TANH read what they write."""
+    wanted, held = at.wanted(at.unit.outputs[0]), at.flat.tensors[source]
+    if (
+        not at.integer
+        or wanted is None
+        or wanted.dtype != INT16
+        or held.affine is None
+        or held.dtype == INT16
+    ):
+        return source
+    # every int8 number less its zero point, times 128, is an int16 number: nothing is lost
+    made = at.scratch(
+        f"{held.name}.wide", held.shape, Affine((held.affine.scale[0] / 128,), (0,), dtype=INT16)
+    )
     at.emit(Op.QUANTIZE, [source], [made])
     return made
 
@@ -177,8 +206,11 @@ def _broadcasts(at: Lowering, code: int, operands: tuple[ir.Value, ...]) -> None
 
 
 def _one(at: Lowering, value: int) -> tuple[Array, Affine | None]:
-    """Return 1 or -1 as the unit computes it: float, or int8 of scale 1."""
-    return (np.array(value, np.int8), ONE) if at.integer else (np.array(value, np.float32), None)
+    """Return 1 or -1 as the unit computes it: float, or an integer of scale 1."""
+    wanted = at.wanted(at.unit.outputs[0]) if at.integer else None
+    if wanted is None:
+        return np.array(value, np.float32), None
+    return np.array(value, wanted.dtype.numpy()), Affine((1.0,), (0,), dtype=wanted.dtype)
 
 
 def _bound(at: Lowering, value: ir.Value | None) -> float | None:
@@ -186,8 +218,9 @@ def _bound(at: Lowering, value: ir.Value | None) -> float | None:
 
 
 def _scalar(at: Lowering, value: float, affine: Affine | None) -> int:
-    """Return ``value`` as a constant: float, or int8 of the given quantization, saturated."""
+    """Return ``value`` as a constant: float, or of the given quantization, saturated."""
     if affine is None:
         return at.constant(np.array(value, np.float32))
-    q = np.clip(np.rint(value / affine.scale[0]) + affine.zero_point[0], INT8.min, INT8.max)
-    return at.constant(np.asarray(q, np.int8), affine)
+    bounds = np.iinfo(affine.dtype.numpy())
+    q = np.clip(np.rint(value / affine.scale[0]) + affine.zero_point[0], bounds.min, bounds.max)
+    return at.constant(np.asarray(q, bounds.dtype), affine)

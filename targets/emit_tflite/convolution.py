@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.targets.emit_tflite.linear import biased
+from m4c.targets.emit_tflite.linear import bias_type, biased
 from m4c.targets.emit_tflite.lowering import Array, Lowering
 from m4c.targets.emit_tflite.units import Unit
 
@@ -52,6 +53,8 @@ def conv(at: Lowering, unit: Unit) -> None:
     groups = int(unit.attribute("group", 1))
     depthwise = groups > 1 and groups == x[1]
     source = channels_last(at, at.read(unit.input(0)), "in")
+    if depthwise and at.flat.tensors[source].dtype == ir.DataType.INT16:
+        raise at.refuse("a depthwise convolution of int16 wants an int64 bias", "quantize its input to int8")
     weight = _weight(at, unit, depthwise)
     if not at.integer and at.affine(weight) is not None:
         weight = _float(at, weight)
@@ -62,7 +65,7 @@ def conv(at: Lowering, unit: Unit) -> None:
         source, padding = _padded(at, source, window), int(tfl.Padding.VALID)
     output = unit.outputs[0]
     n, c, *size = at.shape(output)
-    options = _options(window, padding, w[0] // x[1] if depthwise else None)
+    options = _options(window, padding, w[0] // x[1] if depthwise else None, bias_type(at, source))
     code = Op.DEPTHWISE_CONV_2D if depthwise else Op.CONV_2D
     with at.result(output) as target:
         made = at.like("nhwc", (n, *image(size), c), target)
@@ -177,8 +180,9 @@ def _padded(at: Lowering, source: int, window: Window) -> int:
     return made
 
 
-def _options(window: Window, padding: int, multiplier: int | None) -> Any:
+def _options(window: Window, padding: int, multiplier: int | None, bias: int) -> Any:
     options = tfl.Conv2DOptionsT()
+    options.quantizedBiasType = bias
     if multiplier is not None:
         options = tfl.DepthwiseConv2DOptionsT()
         options.depthMultiplier = multiplier

@@ -9,7 +9,7 @@ from m4c.targets.emit_tflite.file import Progress, write
 from m4c.targets.emit_tflite.flat import Flat
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.quantization import plan
-from m4c.targets.emit_tflite.table import EMIT, INTEGER
+from m4c.targets.emit_tflite.table import EMIT, INTEGER, MIXED
 from m4c.targets.emit_tflite.units import Unit, units
 
 
@@ -40,7 +40,7 @@ def lower(model: ir.Model) -> Flat:
             fix="a graph that returns its inputs needs no file",
         )
     flat = Flat(graph.name or "main")
-    at = Lowering(flat, plan(graph, pieces, INTEGER), pieces[0])
+    at = Lowering(flat, plan(graph, pieces, INTEGER, MIXED), pieces[0])
     flat.inputs = [(value.name or "", at.port(value)) for value in graph.inputs]
     for unit in pieces:
         at.unit = unit

@@ -27,6 +27,7 @@ INLINE_BYTES = 256
 KIND: dict[ir.DataType, int] = {
     ir.DataType.FLOAT: tfl.TensorType.FLOAT32,
     ir.DataType.INT8: tfl.TensorType.INT8,
+    ir.DataType.INT16: tfl.TensorType.INT16,
     ir.DataType.INT32: tfl.TensorType.INT32,
     ir.DataType.INT64: tfl.TensorType.INT32,  # LiteRT's kernels take 32-bit indices
     ir.DataType.BOOL: tfl.TensorType.BOOL,
@@ -36,6 +37,7 @@ KIND: dict[ir.DataType, int] = {
 STORED_AS: dict[int, np.dtype[Any]] = {
     tfl.TensorType.FLOAT32: np.dtype("<f4"),
     tfl.TensorType.INT8: np.dtype("i1"),
+    tfl.TensorType.INT16: np.dtype("<i2"),
     tfl.TensorType.INT32: np.dtype("<i4"),
     tfl.TensorType.BOOL: np.dtype("?"),
 }
@@ -43,11 +45,12 @@ STORED_AS: dict[int, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Quantization parameters: ``x = (q - zero_point) * scale``, per tensor, or per index of ``axis``."""
+    """Quantization of ``dtype``: ``x = (q - zero_point) * scale``, per tensor, or per index of ``axis``."""
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int = 0
+    dtype: ir.DataType = ir.DataType.INT8
 
     @property
     def per_tensor(self) -> bool:

@@ -23,6 +23,7 @@ def linear(at: Lowering, unit: Unit) -> None:
     bias = biased(at, unit.optional(2), source, weight, columns)
     options = tfl.FullyConnectedOptionsT()
     options.keepNumDims = True
+    options.quantizedBiasType = bias_type(at, source)
     with at.result(unit.outputs[0]) as target:
         at.emit(Op.FULLY_CONNECTED, [source, weight, bias], [target], options)
 
@@ -38,7 +39,7 @@ def biased(at: Lowering, bias: ir.Value | None, source: int, weight: int, channe
     assert inputs is not None
     assert weights is not None
     scale = tuple(inputs.scale[0] * w for w in weights.scale)
-    affine = Affine(scale, (0,) * len(scale), 0)
+    affine = Affine(scale, (0,) * len(scale), 0, ir.DataType.INT32)
     if bias is None:
         return at.constant(np.zeros(channels, np.int32), affine)
     carrier = at.plan.carrier[bias]
@@ -48,6 +49,12 @@ def biased(at: Lowering, bias: ir.Value | None, source: int, weight: int, channe
             "quantize it to int32 with the scale of the input times that of the weight",
         )
     return at.laid_out(bias, f"bias.{at.unit.outputs[0].name}", lambda held: held, (channels,), affine=affine)
+
+
+def bias_type(at: Lowering, source: int) -> int:
+    """Return what the options of a kernel say of its bias: int32 if the input is int16, where int64 is usual."""
+    wide = at.flat.tensors[source].dtype == ir.DataType.INT16
+    return int(tfl.TensorType.INT32 if wide else tfl.TensorType.FLOAT32)
 
 
 def matmul(at: Lowering, unit: Unit) -> None:

@@ -1,7 +1,7 @@
 """What emit functions work with: tensors for IR values, constants, scratch tensors, operators.
 
 The one idea: a function asks :meth:`Lowering.read` for the tensor of an input and writes within :meth:`Lowering.result`;
-whether the tensors are float or int8, and what has to be converted around the operator, is decided here.
+whether the tensors are float or integer, and what has to be converted around the operator, is decided here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -96,6 +96,10 @@ class Lowering:
             self._values[value] = self.flat.tensor(made)
         return self._values[value]
 
+    def wanted(self, value: ir.Value) -> Affine | None:
+        """Return the quantization that the model gives to a result of the unit, None if it is float."""
+        return self.plan.affine.get(self.plan.carrier[value]) if value in self.plan.carrier else None
+
     def affine(self, index: int) -> Affine | None:
         """Return the quantization of a tensor."""
         return self.flat.tensors[index].affine
@@ -119,8 +123,8 @@ class Lowering:
     # tensors that the IR does not have
 
     def scratch(self, name: str, shape: Sequence[int], affine: Affine | None = None) -> int:
-        """Add a computed tensor: int8 if it has an ``affine``, float32 otherwise."""
-        dtype = ir.DataType.FLOAT if affine is None else ir.DataType.INT8
+        """Add a computed tensor: of the type that ``affine`` quantizes to, float32 otherwise."""
+        dtype = ir.DataType.FLOAT if affine is None else affine.dtype
         return self.flat.tensor(Tensor(name, dtype, tuple(shape), affine))
 
     def like(self, suffix: str, shape: Sequence[int], index: int) -> int:
@@ -179,10 +183,9 @@ class Lowering:
         self, code: int, inputs: Sequence[int | None], outputs: Sequence[int], options: Any = None
     ) -> None:
         """Append an operator to the file."""
-        first = self.flat.tensors[next(i for i in inputs if i is not None)]
         indices = [-1 if index is None else index for index in inputs]
-        ranks = [len(self.flat.tensors[i].shape) for i in (*indices, *outputs) if i >= 0]
-        needed = version(code, integer=first.dtype == ir.DataType.INT8, rank=max(ranks))
+        read, made = ([self.flat.tensors[i] for i in part if i >= 0] for part in (indices, outputs))
+        needed = version(code, read, made)
         self.flat.operator(code, indices, outputs, options, needed)
 
     def _weight_scales(self, weight: ir.Value, axes: tuple[int, int]) -> Affine | None:
@@ -219,9 +222,8 @@ class Lowering:
 
 def same(one: Affine, other: Affine) -> bool:
     """Return whether two quantizations are equal once their scales are float32."""
-    return one.zero_point == other.zero_point and bool(
-        np.array_equal(np.array(one.scale, np.float32), np.array(other.scale, np.float32))
-    )
+    scales = np.array(one.scale, np.float32), np.array(other.scale, np.float32)
+    return (one.dtype, one.zero_point) == (other.dtype, other.zero_point) and np.array_equal(*scales)
 
 
 def _static_shape(value: ir.Value) -> tuple[int, ...]:

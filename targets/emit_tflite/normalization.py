@@ -7,9 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit
+from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit, Writes, fixed
 from m4c.targets.emit_tflite.convolution import reshaped
-from m4c.targets.emit_tflite.flat import Affine
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.units import Unit
 
@@ -99,12 +98,12 @@ def shape_of(at: Lowering, index: int) -> tuple[int, ...]:
     return at.flat.tensors[index].shape
 
 
-def _along_last(at: Lowering, unit: Unit, axis: int, code: int, options: Any, writes: Affine) -> None:
+def _along_last(at: Lowering, unit: Unit, axis: int, code: int, options: Any, writes: Writes) -> None:
     """Emit an operator that works along the last axis for one that may work along another."""
     output = unit.outputs[0]
     source, shape = at.read(unit.input(0)), at.shape(output)
     last = len(shape) - 1
-    with at.result(output, writes if at.integer else None) as target:
+    with at.result(output, fixed(at, source, writes)) as target:
         if axis % len(shape) == last:
             at.emit(code, [source], [target], options)
             return

@@ -12,6 +12,7 @@ from m4c.errors import BundleError
 DTYPES = {
     tfl.TensorType.FLOAT32: "float32",
     tfl.TensorType.INT8: "int8",
+    tfl.TensorType.INT16: "int16",
     tfl.TensorType.INT32: "int32",
     tfl.TensorType.BOOL: "bool",
 }

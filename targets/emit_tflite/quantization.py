@@ -1,13 +1,13 @@
 """How pairs of QuantizeLinear and DequantizeLinear become quantized tensors.
 
 The idea: a float value that is only ever read through a pair is *carried* by the integer value in the pair's middle, so
-value, quantized value and dequantized value are one int8 tensor of the file. A unit computes in integers if everything
+value, quantized value and dequantized value are one integer tensor of the file. A unit computes in integers if everything
 it reads and writes is carried and LiteRT has an integer kernel for it; else it computes in float, and the pairs around it
 are real QUANTIZE and DEQUANTIZE operators, which is what the model says.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,8 +18,14 @@ from m4c.targets.emit_tflite.flat import Affine
 from m4c.targets.emit_tflite.units import Unit
 from m4c.weights import array, stored
 
+ACTIVATIONS = (ir.DataType.INT8, ir.DataType.INT16)
+"""What a float value may be carried by."""
+
 PARAMETERS = {"Clip": (1, 2), "Pow": (1,), "Resize": (1, 2, 3)}
 """Float inputs that say how to compute rather than what on: they are constants and stay float."""
+
+WEIGHTED = ("Linear", "Conv")
+"""Operators whose further operands are int8 weights and int32 biases, whatever the width of the activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +41,16 @@ class Plan:
     names: dict[ir.Value, str] = field(default_factory=dict)
 
 
-def plan(graph: ir.Graph, units: Iterable[Unit], kernels: Collection[str]) -> Plan:
-    """Decide what ``graph`` computes in integers; ``kernels`` names the operators that have an integer kernel.
+Kernels = Mapping[ir.DataType, frozenset[str]]
+"""By the type of what they read and write: the operators that have an integer kernel."""
+
+
+def plan(graph: ir.Graph, units: Iterable[Unit], kernels: Kernels, mixed: frozenset[str]) -> Plan:
+    """Decide what ``graph`` computes in integers; operators in ``mixed`` may read and write different widths.
 
     Reads scales and zero points, lazily computed ones too, but no other weight.
     """
-    made = Plan(frozenset(unit for unit in units if unit.operator in kernels and _carried(unit)))
+    made = Plan(frozenset(unit for unit in units if _in_integers(unit, kernels, mixed)))
     for node in graph:
         if node.op_type == "DequantizeLinear":
             source, result = node.inputs[0], node.outputs[0]
@@ -96,30 +106,40 @@ def _rank(node: ir.Node) -> int:
 def _describe(made: Plan, value: ir.Value, node: ir.Node) -> None:
     """Note the parameters of an integer value; biases are left out, theirs follow from what they are added to."""
     if value not in made.affine and value.dtype != ir.DataType.INT32:
-        made.affine[value] = affine(node)
+        made.affine[value] = replace(affine(node), dtype=value.dtype or ir.DataType.INT8)
 
 
-def _carried(unit: Unit) -> bool:
-    """Return whether all float operands are dequantized values and all float results are quantized at once."""
+def _in_integers(unit: Unit, kernels: Kernels, mixed: frozenset[str]) -> bool:
+    """Return whether all float operands are dequantized, all float results are quantized at once, and a kernel fits."""
     parameters = PARAMETERS.get(unit.operator, ())
     operands = [
-        value
+        _carrier(value)
         for index, value in enumerate(unit.inputs)
         if value is not None and value.dtype == ir.DataType.FLOAT and index not in parameters
     ]
-    results = [value for value in unit.outputs if value.dtype == ir.DataType.FLOAT]
-    return bool(operands) and all(map(_dequantized, operands)) and all(map(_quantized, results))
+    results = [_quantized(value) for value in unit.outputs if value.dtype == ir.DataType.FLOAT]
+    if not operands or None in operands or None in results:
+        return False
+    if unit.operator in WEIGHTED:
+        operands = operands[:1]
+    widths = {value.dtype for value in operands if value is not None}
+    widths |= {node.outputs[0].dtype for node in results if node is not None}
+    if not all(width in kernels and unit.operator in kernels[width] for width in widths if width is not None):
+        return False
+    return len(widths) == 1 or unit.operator in mixed
 
 
-def _dequantized(value: ir.Value) -> bool:
+def _carrier(value: ir.Value) -> ir.Value | None:
+    """Return the integer value that ``value`` is the dequantized form of."""
     producer = value.producer()
     if producer is None or producer.op_type != "DequantizeLinear" or producer.inputs[0] is None:
-        return False
-    return producer.inputs[0].dtype in (ir.DataType.INT8, ir.DataType.INT32)
+        return None
+    known = (*ACTIVATIONS, ir.DataType.INT32)
+    return producer.inputs[0] if producer.inputs[0].dtype in known else None
 
 
 def _quantized(value: ir.Value) -> ir.Node | None:
-    """Return the one node that reads ``value`` if it quantizes it to int8, per tensor."""
+    """Return the one node that reads ``value`` if it quantizes it to int8 or int16, per tensor."""
     uses = tuple(value.uses())
     if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != "QuantizeLinear":
         return None
@@ -128,4 +148,4 @@ def _quantized(value: ir.Value) -> ir.Node | None:
     scalar = (
         scale is not None and stored(scale) and scale.shape is not None and scale.shape.numpy() in ((), (1,))
     )
-    return node if scalar and node.outputs[0].dtype == ir.DataType.INT8 else None
+    return node if scalar and node.outputs[0].dtype in ACTIVATIONS else None

@@ -1,5 +1,6 @@
 """The one table of what the emitter knows: for each operator of the canonical set, the function that emits it."""
 
+import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.targets.emit_tflite import arithmetic, convolution, linear, normalization, shape
@@ -69,9 +70,35 @@ EMIT: dict[str, Emit] = {
 """By operator type; ``Linear``, ``Rsqrt`` and ``Square`` are units of :mod:`m4c.targets.emit_tflite.units`."""
 
 FLOAT_ONLY = frozenset(
-    {"Cos", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "Pow", "Sin"}
+    {"Cast", "Cos", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "Pow", "Sin"}
 )
-"""Operators without an int8 kernel: they compute in float between their pairs."""
+"""Operators without an int8 kernel: they compute in float between their pairs. (CAST would ignore the scale.)"""
 
-INTEGER = frozenset(EMIT) - FLOAT_ONLY
-"""The operators that LiteRT has an int8 kernel for; tests run each of them."""
+NARROW_ONLY = frozenset(
+    {"ArgMax", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "LpNormalization"}
+)
+"""Operators with an int8 kernel but none for int16. (Comparisons of int16 ignore the scales.)"""
+
+INTEGER = {
+    ir.DataType.INT8: frozenset(EMIT) - FLOAT_ONLY,
+    ir.DataType.INT16: frozenset(EMIT) - FLOAT_ONLY - NARROW_ONLY,
+}
+"""The operators that LiteRT has an integer kernel for, by the type of the activations; tests run each of them."""
+
+MIXED = frozenset(
+    {
+        "Clip",
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherND",
+        "Max",
+        "Min",
+        "ReduceMax",
+        "Reshape",
+        "Resize",
+    }
+    | {"Sigmoid", "Slice", "Softmax", "Split", "Squeeze", "Tanh", "Transpose", "Unsqueeze", "Where"}
+)
+"""Operators that are rescaled to the width of their result; the kernels of all others read and write one width."""

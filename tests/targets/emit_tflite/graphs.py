@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from m4c.targets.emit_tflite import read_ports, to_tflite
-from m4c.targets.emit_tflite.table import FLOAT_ONLY
+from m4c.targets.emit_tflite.table import FLOAT_ONLY, NARROW_ONLY
 from m4c.targets.emit_tflite.units import units
 from m4c.weights import lazy, stored_value
 from tests.targets.emit_tflite.quantizer import infer, quantized, reference
@@ -93,14 +93,16 @@ def interpreter(path: Path, xnnpack: bool) -> Any:
 
 
 def run(path: Path, feeds: Feeds, xnnpack: bool) -> list[Array]:
-    """Run a TFLite file on float or int64 ``feeds``, quantizing and dequantizing where its ports are int8."""
+    """Run a TFLite file on float or int64 ``feeds``, quantizing and dequantizing where its ports are integer."""
     ports = read_ports(path)
     runner = interpreter(path, xnnpack).get_signature_runner()
     given = {}
     for port in ports.inputs:
         values = feeds[port.name]
         if port.scale is not None:
-            values = np.clip(np.rint(values / np.float32(port.scale)) + port.zero_point, -128, 127)
+            bounds = np.iinfo(port.dtype)
+            values = np.rint(values / np.float32(port.scale)) + port.zero_point
+            values = np.clip(values, bounds.min, bounds.max)
         given[port.name] = values.astype(port.dtype)
     made = runner(**given)
     results = []
@@ -143,21 +145,25 @@ def check_float(model: ir.Model, folder: Path, feeds: Feeds, tolerance: float = 
             np.testing.assert_allclose(got, want.astype(got.dtype), rtol=0, atol=bound)
 
 
-def check_int8(model: ir.Model, folder: Path, feeds: Feeds, steps: float = 1.0) -> None:
-    """Quantize ``model``, and assert that LiteRT's int8 is within ``steps`` output steps of ONNX Runtime's QDQ.
+def check_integer(
+    model: ir.Model, folder: Path, feeds: Feeds, steps: float = 1.0, wide: bool = False
+) -> None:
+    """Quantize ``model``, and assert that LiteRT's int8 (int16 if ``wide``) follows ONNX Runtime's QDQ.
+
+    They may differ by ``steps`` of the output's scale.
 
     Operators with an integer kernel must be emitted so: no DEQUANTIZE may stand in the file.
     """
-    floats = FLOAT_ONLY & {unit.operator for unit in units(model.graph)}
+    floats = (FLOAT_ONLY | (NARROW_ONLY if wide else set())) & {unit.operator for unit in units(model.graph)}
     expected_ports = [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)]
-    quantized(model, feeds)
+    quantized(model, feeds, wide)
     path = folder / "model.tflite"
     to_tflite(model, path)
     assert floats or "DEQUANTIZE" not in operators(path)
     expected = reference(model, feeds)
     ports = read_ports(path)
     for dtype, port in zip(expected_ports, (*ports.inputs, *ports.outputs), strict=True):
-        assert dtype != ir.DataType.FLOAT or port.dtype == "int8"
+        assert dtype != ir.DataType.FLOAT or port.dtype == ("int16" if wide else "int8")
     for xnnpack in (False, True):
         results = run(path, feeds, xnnpack)
         for want, got, port in zip(expected, results, ports.outputs, strict=True):

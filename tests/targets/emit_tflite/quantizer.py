@@ -49,28 +49,31 @@ def reference(model: ir.Model, feeds: Feeds) -> list[Array]:
     return list(session.run(None, dict(feeds)))
 
 
-def quantized(model: ir.Model, feeds: Feeds) -> None:
-    """Rewrite ``model`` with QuantizeLinear and DequantizeLinear pairs, its ranges taken from one run on ``feeds``."""
+def quantized(model: ir.Model, feeds: Feeds, wide: bool = False) -> None:
+    """Rewrite ``model`` with QuantizeLinear and DequantizeLinear pairs, its ranges taken from one run on ``feeds``.
+
+    ``wide`` makes activations int16 rather than int8; weights are int8 either way.
+    """
     graph = model.graph
     ranges = _ranges(model, feeds)
     inner = {v for unit in units(graph) for v in unit.node.outputs if v not in unit.outputs}
     scales: dict[ir.Value, tuple[float, int]] = {}
-    wide = [v for v in graph.inputs if v.dtype == ir.DataType.FLOAT]
+    values = [v for v in graph.inputs if v.dtype == ir.DataType.FLOAT]
     for node in graph:
-        wide += [v for v in node.outputs if v.dtype == ir.DataType.FLOAT and v not in inner]
+        values += [v for v in node.outputs if v.dtype == ir.DataType.FLOAT and v not in inner]
     groups = units(graph)
-    for value in wide:
+    for value in values:
         producer = value.producer()
         if producer is not None and producer.op_type in FIXED:
-            scales[value] = FIXED[producer.op_type]
+            scales[value] = (1 / 32768, 0) if wide else FIXED[producer.op_type]
         elif producer is not None and producer.op_type in KEEPS and producer.inputs[0] in scales:
             scales[value] = scales[producer.inputs[0]]
         else:
-            scales[value] = _affine(*ranges[str(value.name)])
+            scales[value] = _affine(*ranges[str(value.name)], wide)
     for unit in groups:
-        _quantize_stored(graph, unit.operator, unit.node, unit.inputs, scales)
-    for value in wide:
-        _pair(graph, value, scales[value])
+        _quantize_stored(graph, unit.operator, unit.node, unit.inputs, scales, wide)
+    for value in values:
+        _pair(graph, value, scales[value], wide)
     common.RemoveUnusedNodesPass()(model)
     infer(model)
 
@@ -87,15 +90,17 @@ def _ranges(model: ir.Model, feeds: Feeds) -> dict[str, tuple[float, float]]:
     return {name: (float(v.min()), float(v.max())) for name, v in results.items()}
 
 
-def _affine(low: float, high: float) -> tuple[float, int]:
+def _affine(low: float, high: float, wide: bool) -> tuple[float, int]:
+    if wide:
+        return max(float(np.float32(max(-low, high) / 32767)), 1e-9), 0
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(float(np.float32((high - low) / 255)), 1e-6)
     return scale, int(np.clip(round(-128 - low / scale), -128, 127))
 
 
-def _pair(graph: ir.Graph, value: ir.Value, affine: tuple[float, int]) -> None:
+def _pair(graph: ir.Graph, value: ir.Value, affine: tuple[float, int], wide: bool) -> None:
     """Put a pair behind ``value``; a graph output keeps its name on the last value of the pair."""
-    scale, point = _parameters(graph, f"{value.name}", affine)
+    scale, point = _parameters(graph, f"{value.name}", affine, wide)
     users = list(value.uses())
     quantize = ir.node("QuantizeLinear", [value, scale, point], name=f"{value.name}.quantize")
     restore = ir.node("DequantizeLinear", [quantize.outputs[0], scale, point], name=f"{value.name}.restore")
@@ -115,9 +120,11 @@ def _pair(graph: ir.Graph, value: ir.Value, affine: tuple[float, int]) -> None:
         graph.insert_before(graph[0], [quantize, restore])
 
 
-def _parameters(graph: ir.Graph, name: str, affine: tuple[float, int]) -> tuple[ir.Value, ir.Value]:
+def _parameters(
+    graph: ir.Graph, name: str, affine: tuple[float, int], wide: bool
+) -> tuple[ir.Value, ir.Value]:
     scale = stored_value(ir.tensor(np.array(affine[0], np.float32), name=f"{name}.scale"))
-    point = stored_value(ir.tensor(np.array(affine[1], np.int8), name=f"{name}.point"))
+    point = stored_value(ir.tensor(np.array(affine[1], np.int16 if wide else np.int8), name=f"{name}.point"))
     graph.register_initializer(scale)
     graph.register_initializer(point)
     return scale, point
@@ -129,6 +136,7 @@ def _quantize_stored(
     node: ir.Node,
     inputs: tuple[ir.Value | None, ...],
     scales: dict[ir.Value, tuple[float, int]],
+    wide: bool,
 ) -> None:
     """Quantize the stored float inputs of a unit as its operator wants them."""
     weight_scale = None
@@ -150,16 +158,17 @@ def _quantize_stored(
             axis, kind, span = 0, ir.DataType.INT32, 2**31 - 1
             scale = (scales[first][0] * weight_scale).astype(np.float32)
         else:
-            _restore(graph, value, held, *_affine(float(held.min()), float(held.max())))
+            _restore(graph, value, held, _affine(float(held.min()), float(held.max()), wide), wide)
             continue
         shaped = scale.reshape([-1 if d == axis else 1 for d in range(held.ndim)])
         q = np.clip(np.rint(held.astype(np.float64) / shaped), -span, span).astype(kind.numpy())
         _replace(graph, value, q, scale, None, axis)
 
 
-def _restore(graph: ir.Graph, value: ir.Value, held: Array, scale: float, point: int) -> None:
-    q = np.clip(np.rint(held / scale) + point, -128, 127).astype(np.int8)
-    _replace(graph, value, q, np.array(scale, np.float32), np.array(point, np.int8), None)
+def _restore(graph: ir.Graph, value: ir.Value, held: Array, affine: tuple[float, int], wide: bool) -> None:
+    bounds = np.iinfo(np.int16) if wide else np.iinfo(np.int8)
+    q = np.clip(np.rint(held / affine[0]) + affine[1], bounds.min, bounds.max).astype(bounds.dtype)
+    _replace(graph, value, q, np.array(affine[0], np.float32), np.array(affine[1], bounds.dtype), None)
 
 
 def _replace(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from m4c.errors import UnsupportedError
 from m4c.targets.emit_tflite import to_tflite
 from m4c.targets.emit_tflite.convolution import Window
-from tests.targets.emit_tflite.graphs import Case, check_float, check_int8, drawn, one, operators, sample
+from tests.targets.emit_tflite.graphs import Case, check_float, check_integer, drawn, one, operators, sample
 
 
 def conv(image: tuple[int, ...], kernel: tuple[int, ...], bias: bool = True, **options: Any) -> Case:
@@ -65,10 +65,15 @@ def test_float(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_int8(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_integer(name: str, wide: bool, tmp_path: Path, rng: np.random.Generator) -> None:
     expected, case = CASES[name]
+    if wide and "depthwise" in name:
+        with pytest.raises(UnsupportedError, match="wants an int64 bias"):
+            check_integer(one(case), tmp_path, sample(one(case), rng), wide=True)
+        return
     model = one(case)
-    check_int8(model, tmp_path, sample(model, rng))
+    check_integer(model, tmp_path, sample(model, rng), wide=wide)
     assert operators(tmp_path / "model.tflite") == expected
 
 
@@ -86,7 +91,7 @@ def test_any_window(
     case = conv((1, 2, *image), (3, 2, *kernel), strides=list(strides), pads=pads)
     feeds = {"x": drawn(1, 2, *image)}
     check_float(one(case), tmp_path, feeds)
-    check_int8(one(case), tmp_path, feeds)
+    check_integer(one(case), tmp_path, feeds)
 
 
 def test_padding_has_a_name_only_where_tflite_pads_alike() -> None:
@@ -109,3 +114,8 @@ def test_other_resizing_is_refused(tmp_path: Path) -> None:
 def test_automatic_padding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="auto_pad=SAME_UPPER"):
         to_tflite(one(conv((1, 2, 8, 8), (3, 2, 3, 3), auto_pad="SAME_UPPER")), tmp_path / "m.tflite")
+
+
+def test_padding_at_the_end_only_is_what_tflite_does() -> None:
+    assert Window((3, 3), (2, 2), (1, 1), (0, 0), (1, 1)).padding((8, 8)) == 0
+    assert Window((3, 3), (2, 2), (1, 1), (1, 1), (0, 0)).padding((8, 8)) is None

@@ -12,7 +12,7 @@ from m4c.targets.emit_tflite import file as file_module
 from m4c.targets.emit_tflite import read_ports, to_tflite
 from m4c.targets.emit_tflite.emit import lower
 from m4c.weights import lazy, stored_value
-from tests.targets.emit_tflite.graphs import Build, check_float, check_int8, drawn, quantized, sample
+from tests.targets.emit_tflite.graphs import Build, check_float, check_integer, drawn, quantized, sample
 
 
 def layers(first: ir.Value | None = None) -> ir.Model:
@@ -39,7 +39,7 @@ def test_both_places_of_weights(
     monkeypatch.setattr(file_module, "LARGEST_FLATBUFFER", largest)
     model = layers()
     check_float(model, tmp_path, sample(model, rng))
-    check_int8(model, tmp_path, sample(model, rng), steps=2)
+    check_integer(model, tmp_path, sample(model, rng), steps=2)
     buffers = tfl.ModelT.InitFromPackedBuf((tmp_path / "model.tflite").read_bytes()).buffers
     assert any(buffer.offset > 1 for buffer in buffers) == (largest == 0)
 

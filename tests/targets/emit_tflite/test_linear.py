@@ -15,7 +15,7 @@ from tests.targets.emit_tflite.graphs import (
     Build,
     Case,
     check_float,
-    check_int8,
+    check_integer,
     drawn,
     infer,
     one,
@@ -84,10 +84,11 @@ def test_float(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_int8(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_integer(name: str, wide: bool, tmp_path: Path, rng: np.random.Generator) -> None:
     expected, case = CASES[name]
     model = one(case)
-    check_int8(model, tmp_path, sample(model, rng))
+    check_integer(model, tmp_path, sample(model, rng), steps=1 + wide, wide=wide)
     assert operators(tmp_path / "model.tflite") == expected
 
 
@@ -100,7 +101,7 @@ def test_any_size(tmp_path: Path, lead: list[int], inner: int, outer: int) -> No
 
     feeds = {"x": drawn(*lead, inner)}
     check_float(one(case), tmp_path, feeds)
-    check_int8(one(case), tmp_path, feeds)
+    check_integer(one(case), tmp_path, feeds)
 
 
 def test_a_product_read_twice_keeps_its_add(tmp_path: Path, rng: np.random.Generator) -> None:

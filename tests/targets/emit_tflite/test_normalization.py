@@ -13,10 +13,13 @@ from tests.targets.emit_tflite.graphs import (
     Build,
     Case,
     check_float,
-    check_int8,
+    check_integer,
     drawn,
     one,
     operators,
+    quantized,
+    reference,
+    run,
     sample,
 )
 
@@ -75,9 +78,25 @@ def test_float(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_int8(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_integer(name: str, wide: bool, tmp_path: Path, rng: np.random.Generator) -> None:
     model = one(CASES[name])
-    check_int8(model, tmp_path, sample(model, rng))
+    check_integer(model, tmp_path, sample(model, rng), wide=wide)
+
+
+@pytest.mark.parametrize("name", ["Softmax", "LpNormalization"])
+def test_another_scale_than_the_fixed_one(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """The kernel writes its own scale, and a QUANTIZE gives the one that the model asks for."""
+    model = one(CASES[name])
+    feeds = sample(model, rng)
+    quantized(model, feeds)
+    for value in model.graph.initializers.values():
+        if value.name == f"{model.graph[-1].outputs[0].name}.scale":
+            value.const_value = ir.tensor(np.array(0.02, np.float32), name=value.name)
+    path = tmp_path / "m.tflite"
+    to_tflite(model, path)
+    assert operators(path)[-1] == "QUANTIZE"
+    np.testing.assert_allclose(run(path, feeds, xnnpack=False)[0], reference(model, feeds)[0], atol=0.0201)
 
 
 def test_softmax_along_the_last_axis_needs_no_transposition(tmp_path: Path) -> None:

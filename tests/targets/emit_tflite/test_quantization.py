@@ -82,6 +82,51 @@ def test_an_output_that_is_also_read_in_float(tmp_path: Path, rng: np.random.Gen
     assert len(set(names)) == len(names)
 
 
+def test_a_result_that_is_returned_in_float_and_quantized(tmp_path: Path, rng: np.random.Generator) -> None:
+    b = Build()
+    y = b.op("Relu", pair(b, b.input("x", 2, 8), "x", 0.03, 4))
+    model = b.model(y, pair(b, y, "y", 0.015, -128))
+    check(model, tmp_path / "m.tflite", {"x": rng.standard_normal((2, 8)).astype(np.float32)})
+    assert operators(tmp_path / "m.tflite") == ["DEQUANTIZE", "RELU", "QUANTIZE"]
+    assert [port.dtype for port in read_ports(tmp_path / "m.tflite").outputs] == ["float32", "int8"]
+
+
+def test_a_cast_of_a_quantized_value_casts_what_it_means(tmp_path: Path) -> None:
+    b = Build()
+    x = pair(b, b.input("x", 2, 2), "x", 0.5, 3)
+    model = b.model(b.op("Cast", x, to=ir.DataType.INT32.value))
+    to_tflite(model, tmp_path / "m.tflite")
+    feeds = {"x": np.array([[1, -2], [3.5, 9]], np.float32)}
+    np.testing.assert_array_equal(run(tmp_path / "m.tflite", feeds, False)[0], [[1, -2], [3, 9]])
+
+
+def wide(b: Build, value: ir.Value, name: str, scale: float) -> ir.Value:
+    held = b.store(f"{name}.scale", scale), b.store(f"{name}.point", 0, np.int16)
+    return b.op("DequantizeLinear", b.op("QuantizeLinear", value, *held), *held)
+
+
+WIDTHS = ["Softmax", "Sigmoid", "Tanh", "Transpose", "Relu"]
+
+
+@pytest.mark.parametrize("operator", WIDTHS)
+@pytest.mark.parametrize("widens", [True, False])
+def test_widths_that_meet(operator: str, widens: bool, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Kernels with fixed scales and those that copy take one width and give another; the rest computes in float."""
+    b = Build()
+    x = b.input("x", 4, 8)
+    if widens:
+        y = wide(b, b.op(operator, pair(b, x, "x", 0.03, 4)), "y", 1 / 8000)
+    else:
+        y = pair(b, b.op(operator, wide(b, x, "x", 1 / 8000)), "y", 0.03, 4)
+    model = b.model(y)
+    path = tmp_path / "m.tflite"
+    feeds = {"x": rng.standard_normal((4, 8)).astype(np.float32)}
+    to_tflite(model, path)
+    assert ("DEQUANTIZE" in operators(path)) == (operator == "Relu")
+    step = 1.3e-4 if widens else 0.031  # one of the result
+    np.testing.assert_allclose(run(path, feeds, False)[0], reference(model, feeds)[0], rtol=0, atol=step)
+
+
 def test_a_change_of_scale_is_a_quantize(tmp_path: Path, rng: np.random.Generator) -> None:
     b = Build()
     x = pair(b, b.input("x", 2, 8), "x", 0.03, 4)

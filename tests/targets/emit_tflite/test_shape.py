@@ -15,7 +15,7 @@ from tests.targets.emit_tflite.graphs import (
     Build,
     Case,
     check_float,
-    check_int8,
+    check_integer,
     drawn,
     one,
     operators,
@@ -91,10 +91,11 @@ def test_float(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", [*CASES, *RESCALED])
-def test_int8(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_integer(name: str, wide: bool, tmp_path: Path, rng: np.random.Generator) -> None:
     expected, case = (CASES | RESCALED)[name]
     model = one(case)
-    check_int8(model, tmp_path, sample(model, rng))
+    check_integer(model, tmp_path, sample(model, rng), wide=wide)
     made = operators(tmp_path / "model.tflite")
     assert [op for op in made if op != "QUANTIZE"] == expected
     assert ("QUANTIZE" in made) == (name in RESCALED)  # scales that differ around an operator that keeps them
@@ -114,7 +115,7 @@ def test_any_axis(tmp_path: Path, perm: list[int], axis: int, data: st.DataObjec
     check_float(one(case), tmp_path, {"x": drawn(2, 3, 4, 5)}, tolerance=0)
 
 
-@pytest.mark.parametrize("check", [check_float, check_int8])
+@pytest.mark.parametrize("check", [check_float, check_integer])
 def test_split(check: Any, tmp_path: Path, rng: np.random.Generator) -> None:
     b = Build()
     first = b.op("Split", b.input("x", 2, 5, 12), ints(b, "s", [2, 4, 6]), outputs=3, axis=-1)

@@ -1,7 +1,9 @@
 """The table and what it promises."""
 
+import onnx_ir as ir
+
 from m4c.targets.emit_tflite import EMIT, INTEGER
-from m4c.targets.emit_tflite.table import FLOAT_ONLY
+from m4c.targets.emit_tflite.table import FLOAT_ONLY, MIXED, NARROW_ONLY
 from m4c.targets.emit_tflite.units import POWERS, units
 from tests.targets.emit_tflite import (
     test_arithmetic,
@@ -13,10 +15,10 @@ from tests.targets.emit_tflite import (
 from tests.targets.emit_tflite.graphs import one
 
 
-def test_float_only_operators_are_in_the_table() -> None:
-    assert set(EMIT) > FLOAT_ONLY
-    assert set(EMIT) == INTEGER | FLOAT_ONLY
-    assert set(POWERS.values()) <= set(EMIT)
+def test_the_lists_of_kernels_name_operators_of_the_table() -> None:
+    assert INTEGER[ir.DataType.INT8] == set(EMIT) - FLOAT_ONLY
+    assert INTEGER[ir.DataType.INT16] == set(EMIT) - FLOAT_ONLY - NARROW_ONLY
+    assert set(EMIT) > FLOAT_ONLY | NARROW_ONLY | MIXED | set(POWERS.values())
 
 
 def test_every_operator_of_the_table_runs_in_a_differential_test() -> None:
