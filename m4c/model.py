@@ -38,7 +38,10 @@ def operator_counts(model: ir.Model) -> Counter[str]:
 
 
 def fingerprint(model: ir.Model) -> str:
-    """Return a hash of the structure: nodes, attributes, names, types, initializer names. Reads no weight."""
+    """Return a hash of the structure: nodes, attributes, names, types of the interface and of initializers.
+
+    Reads no weight: of an initializer only name, dtype and shape count.
+    """
     digest = hashlib.sha256()
 
     def put(text: str) -> None:
@@ -49,15 +52,29 @@ def fingerprint(model: ir.Model) -> str:
         put(f"{value.name} {value.dtype} {value.shape}")
     for node in nodes(model):
         put(f"{node.name} {node.domain} {node.op_type}")
-        for value in (*node.inputs, *node.outputs):
-            put(value.name or "?" if value is not None else "-")
+        for operand in (*node.inputs, *node.outputs):
+            put(operand.name or "?" if operand is not None else "-")
         for name, attribute in sorted(node.attributes.items()):
-            put(f"{name} {attribute.value if attribute.type != ir.AttributeType.GRAPH else 'graph'}")
+            put(f"{name} {_text(attribute)}")
     return digest.hexdigest()
 
 
+def _text(attribute: ir.Attr) -> str:
+    """Return a text that tells one value of an attribute from another; graphs are told by their nodes."""
+    match attribute.type:
+        case _ if attribute.is_ref():
+            return f"of the caller: {attribute.ref_attr_name}"
+        case ir.AttributeType.GRAPH | ir.AttributeType.GRAPHS:
+            return "graph"
+        case ir.AttributeType.TENSOR:
+            tensor = attribute.as_tensor()
+            return f"{tensor.dtype} {tensor.shape} {hashlib.sha256(tensor.tobytes()).hexdigest()}"
+        case _:
+            return str(attribute.value)
+
+
 def fresh_name(graph: ir.Graph, wanted: str) -> str:
-    """Return ``wanted``, or ``wanted.2``, ``.3`` …, so that no value of ``graph`` has the name yet."""
+    """Return ``wanted``, or ``wanted.2``, ``.3`` …, so that no value of ``graph`` has the name yet. Takes linear time."""
     taken = {v.name for v in (*graph.inputs, *graph.initializers.values())}
     taken |= {output.name for node in graph for output in node.outputs}
     name, count = wanted, 1

@@ -52,12 +52,12 @@ def sqnr(expected: Array, actual: Array) -> float:
 
 
 def difference(expected: Array, actual: Array) -> Difference:
-    """Compare two arrays of one shape; values that are not finite must be equal, else the error is infinite."""
+    """Compare two arrays of one shape; infinities must be equal and NaN must be in neither, else the error is infinite."""
     if expected.shape != actual.shape:
         raise ValueError(f"shapes differ: {expected.shape} and {actual.shape}")
     want, got = expected.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(want)
-    if not np.array_equal(want[~finite], got[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
+    if not np.array_equal(want[~finite], got[~finite]) or not np.isfinite(got[finite]).all():
         return Difference(float("inf"), float("inf"), float("-inf"))
     if not finite.any():
         return Difference(0.0, 0.0, float("inf"))

@@ -18,6 +18,9 @@ from m4c.weights import Array, constant, register
 
 Dim = int | str | None
 
+MADE = "m4c.made"
+"""Metadata key of a value: how many values were named after it, so that the next replacement takes other names."""
+
 
 class Replacement:
     """Nodes that together replace ``node``, made one after another."""
@@ -26,6 +29,7 @@ class Replacement:
         """Start to replace ``node``, which must be in a graph."""
         assert isinstance(node.graph, ir.Graph)
         self.node, self.graph = node, node.graph
+        self._first = int(node.outputs[0].meta.get(MADE, 0))
         self._made: list[ir.Node] = []
 
     def op(
@@ -42,7 +46,7 @@ class Replacement:
         made = ir.node(op_type, inputs, attributes, domain=domain)
         made.metadata_props.update(self.node.metadata_props)
         old = self.node.outputs[0]
-        suffix = f"{op_type.lower()}_{len(self._made)}"
+        suffix = f"{op_type.lower()}_{self._first + len(self._made)}"
         made.name = f"{self.node.name or old.name}.{suffix}"
         value = made.outputs[0]
         value.name = f"{old.name}.{suffix}"
@@ -74,6 +78,7 @@ class Replacement:
             if value.producer() not in made:  # an existing value would be renamed: give it a node of its own
                 kept = self.op("Identity", [value], shape=old.shape, dtype=old.dtype)
             final.append(kept)
+        final[0].meta[MADE] = self._first + len(self._made)
         ir.convenience.replace_nodes_and_values(
             self.graph, self.node, [self.node], self._made, list(self.node.outputs), final
         )
@@ -103,7 +108,7 @@ def static(value: ir.Value | None) -> tuple[int, ...] | None:
     """Return the shape of ``value`` if every dimension is a number."""
     if value is None or value.shape is None or not value.shape.is_static():
         return None
-    return tuple(int(d) for d in value.shape)
+    return tuple(value.shape.numpy())
 
 
 def same_shape(a: ir.Value, b: ir.Value) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from m4c.weights import array
@@ -16,7 +17,10 @@ Progress = Callable[[int], None]
 
 
 class WeightFile:
-    """A data file that grows by :meth:`put`; use it as a context manager. Empty, it leaves no file behind."""
+    """A data file that grows by :meth:`put`; use it as a context manager.
+
+    It leaves no file behind if nothing was put, or if its context ends with an error.
+    """
 
     def __init__(self, path: Path) -> None:
         """Create the file at ``path``; its folder must exist."""
@@ -28,31 +32,37 @@ class WeightFile:
         """Return the file."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close the file, and remove it if nothing was put."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the file, and remove it if nothing was put or something failed."""
         self._file.close()
-        if not self._known:
+        if kind is not None or not self._known:
             self.path.unlink()
 
     def put(self, tensor: ir.TensorProtocol) -> tuple[int, int]:
-        """Write the values of ``tensor`` unless they are there already; return (offset, length) in bytes."""
-        values = array(tensor)
-        packed = (
-            values
-            if values.dtype.itemsize == tensor.dtype.itemsize
-            else ir.tensor(values, dtype=tensor.dtype)
-        )
-        data = memoryview(packed.tobytes() if isinstance(packed, ir.TensorProtocol) else packed).cast("B")
+        """Write the values of ``tensor`` unless they are there already; return (offset, length) in bytes.
+
+        If reading them fails, nothing is written and the file can be used further.
+        """
+        data = _bytes(tensor)
         digest = hashlib.sha256(data).digest()
         if digest not in self._known:
             self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
-            self._known[digest] = (self._file.tell(), len(data))
+            offset = self._file.tell()
             self._file.write(data)
+            self._known[digest] = (offset, data.nbytes)
         return self._known[digest]
 
     def flush(self) -> None:
         """Let a runtime see what was put so far."""
         self._file.flush()
+
+
+def _bytes(tensor: ir.TensorProtocol) -> memoryview:
+    """Return the values of ``tensor`` as they lie in a file: little-endian, in C order, 4-bit ones two to a byte."""
+    values = array(tensor)
+    if values.dtype.itemsize != tensor.dtype.itemsize:  # only then does packing copy
+        return memoryview(ir.tensor(values, dtype=tensor.dtype).tobytes())
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 
 def sha256(path: Path) -> str:

@@ -26,7 +26,7 @@ def lazy(name: str, dtype: ir.DataType, shape: Sequence[int], read: Callable[[],
     """
     fixed = tuple(int(d) for d in shape)
 
-    def evaluate() -> ir.Tensor:
+    def evaluate() -> ir.TensorProtocol:
         value = read()
         if tuple(value.shape) != fixed or value.dtype != dtype.numpy():
             raise Bug(
@@ -68,16 +68,21 @@ def stored_value(tensor: ir.TensorProtocol) -> ir.Value:
     return ir.Value(
         name=tensor.name,
         type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         const_value=tensor,
     )
 
 
 def register(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """Register ``value`` as an initializer of ``graph``, or return the one that already has its name."""
+    """Register ``value`` as an initializer of ``graph``, or return the one that already has its name.
+
+    Equal names stand for equal recipes; two of different dtypes or shapes are a bug.
+    """
     assert value.name is not None
     known = graph.initializers.get(value.name)
     if known is not None:
+        if (known.dtype, known.shape) != (value.dtype, value.shape):
+            raise Bug(f"two initializers called {value.name}", where=value.name)
         return known
     graph.register_initializer(value)
     return value
@@ -87,10 +92,16 @@ def constant(graph: ir.Graph, name: str, values: Array) -> ir.Value:
     """Register a small constant under ``name``; an equal one of that name is reused, another is a bug."""
     known = graph.initializers.get(name)
     if known is not None:
-        if known.const_value is None or not np.array_equal(array(known.const_value), values):
-            raise Bug(f"two constants called {name}")
+        held = small(known)
+        if held is None or not _identical(held, values):
+            raise Bug(f"two constants called {name}", where=name)
         return known
     return register(graph, stored_value(ir.tensor(values, name=name)))
+
+
+def _identical(a: Array, b: Array) -> bool:
+    """Return whether two arrays have one dtype, one shape and the same bytes; so a NaN equals itself."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def stored(value: ir.Value | None) -> bool:

@@ -67,4 +67,9 @@ def _open_file(path: Path) -> Checkpoint:
         return torch_file.open_file(path)
     if ctranslate2.recognises(start):
         return ctranslate2.open_file(path)
+    if torch_file.is_legacy(start):
+        raise CheckpointError(
+            f"{path} is in the format of torch before 1.6, which cannot be mapped",
+            fix="load it with torch.load(..., weights_only=True) and save it again with torch.save",
+        )
     raise CheckpointError(f"{path} is not a checkpoint of a known format", fix=f"known are: {FORMATS}")

@@ -5,6 +5,7 @@ stored as zeros. Layout (little-endian, unaligned): version, specification name,
 name, rank, dimensions, dtype, byte count and bytes; then the aliases. Source: CTranslate2's ``model_spec.py``, version 6.
 """
 
+import math
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
@@ -52,8 +53,10 @@ def open_file(path: Path) -> Mapping[str, ir.TensorProtocol]:
     """
     try:
         variables = _parse(path)
-    except (struct.error, KeyError, UnicodeDecodeError) as error:
-        raise CheckpointError("not a whole CTranslate2 file", where=str(path)) from error
+    except (struct.error, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            "not a whole CTranslate2 file", where=str(path), fix="copy or download the file again"
+        ) from error
     found: dict[str, ir.TensorProtocol] = {}
     for name, variable in variables.items():
         for key, first, rows in _places(name, variable, path):
@@ -74,6 +77,12 @@ def _parse(path: Path) -> dict[str, _Variable]:
             (rank,) = struct.unpack("<B", file.read(1))
             shape = struct.unpack(f"<{rank}I", file.read(4 * rank))
             dtype, length = struct.unpack("<BI", file.read(5))
+            if dtype not in DTYPES or length != math.prod(shape) * DTYPES[dtype].itemsize:
+                raise CheckpointError(
+                    f"{name} has {length} bytes, shape {list(shape)} and dtype number {dtype}, which do not agree",
+                    where=str(path),
+                    fix="copy or download the file again; m4c reads files of CTranslate2 3 and 4",
+                )
             variables[name] = _Variable(DTYPES[dtype], shape, file.tell())
             file.seek(length, 1)
         if file.tell() > size:
@@ -130,17 +139,31 @@ def _places(name: str, variable: _Variable, path: Path) -> Iterator[tuple[str, i
         return
     side, _, rest = name.partition("/")
     rows = variable.shape[0]
+    if side not in ("encoder", "decoder"):
+        raise _placeless(name, path)
     if rest in FIXED:
         yield f"model.{side}.{FIXED[rest]}", 0, rows
     elif match := re.fullmatch(r"layer_norm/(gamma|beta)", rest):
         yield f"model.{side}.layer_norm.{NORM[match[1]]}", 0, rows
-    elif match := re.fullmatch(r"layer_(\d+)/(\w+)/layer_norm/(gamma|beta)", rest):
+    elif match := re.fullmatch(rf"layer_(\d+)/({'|'.join(NORMS)})/layer_norm/(gamma|beta)", rest):
         yield f"model.{side}.layers.{match[1]}.{NORMS[match[2]]}.{NORM[match[3]]}", 0, rows
-    elif match := re.fullmatch(r"layer_(\d+)/(\w+)/linear_(\d)/(weight|bias)", rest):
-        parts = STACKED[match[2], match[3]]
+    elif (match := re.fullmatch(r"layer_(\d+)/(\w+)/linear_(\d)/(weight|bias)", rest)) and (
+        parts := STACKED.get((match[2], match[3]))
+    ):
+        if rows % len(parts):
+            raise CheckpointError(f"{name} has {rows} rows for {len(parts)} projections", where=str(path))
         for index, part in enumerate(parts):
             if not (part.endswith("k_proj") and match[4] == "bias"):  # zeros: Whisper's keys have no bias
                 size = rows // len(parts)
                 yield f"model.{side}.layers.{match[1]}.{part}.{match[4]}", index * size, size
     else:
-        raise CheckpointError(f"{name} has no place in Whisper", where=str(path))
+        raise _placeless(name, path)
+
+
+def _placeless(name: str, path: Path) -> CheckpointError:
+    """Return the error for a variable that Whisper does not have; integer models have scales beside their weights."""
+    return CheckpointError(
+        f"{name} has no place in Whisper",
+        where=str(path),
+        fix="give a Whisper model converted without quantization, or to float16",
+    )

@@ -17,20 +17,28 @@ from m4c.weights import Array, lazy
 SPREAD = 0.02
 """Half-width of the values of embeddings, biases and positions, as usual in transformers."""
 
+PIECE = 1 << 20
+"""How many values are drawn at once; even, as the generator gives two at a time."""
+
 
 def random_weights(source: nn.Module, seed: int) -> Mapping[str, ir.TensorProtocol]:
     """Return a random float32 tensor for every parameter of ``source``; its persistent buffers keep their values.
 
     Matrices keep the variance of what passes through them (uniform within ±√(3 / inputs)); norm weights lie around 1.
+    A parameter that has several names has the values of the first.
     """
-    parameters = dict(source.named_parameters(remove_duplicate=False))
+    parameters: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for name, parameter in source.named_parameters(remove_duplicate=False):
+        parameters[name] = first.setdefault(id(parameter), name)
     embeddings = {
         f"{name}.weight" for name, module in source.named_modules() if isinstance(module, nn.Embedding)
     }
     made: dict[str, ir.TensorProtocol] = {}
     for name, tensor in source.state_dict().items():
         if name in parameters:
-            made[name] = _random(name, tuple(tensor.shape), seed, name in embeddings)
+            own = parameters[name]
+            made[name] = _random(own, tuple(tensor.shape), seed, own in embeddings)
         else:
             made[name] = ir.tensor(tensor, name=name)
     return made
@@ -44,17 +52,23 @@ def _random(name: str, shape: tuple[int, ...], seed: int, embedding: bool) -> ir
     centre = np.float32(1 if norm else 0)
 
     def read() -> Array:
-        return centre + _uniform(f"{seed}:{name}", shape) * np.float32(width)
+        values = _uniform(f"{seed}:{name}", shape)
+        values *= np.float32(width)
+        values += centre
+        return values
 
     return lazy(name, ir.DataType.FLOAT, shape, read)
 
 
 def _uniform(key: str, shape: tuple[int, ...]) -> Array:
-    """Return float32 values in [-1, 1), each a multiple of 2⁻²³."""
+    """Return float32 values in [-1, 1), each a multiple of 2⁻²³; drawn in pieces, so nothing else of their size is held."""
     digest = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
-    count = math.prod(shape)
-    bits = np.random.Philox(key=digest).random_raw((count + 1) // 2).view(np.uint32)[:count] >> np.uint32(8)
-    values = bits.astype(np.float32)
+    generator = np.random.Philox(key=digest)
+    values = np.empty(math.prod(shape), np.float32)
+    for start in range(0, values.size, PIECE):
+        piece = values[start : start + PIECE]
+        raw = generator.random_raw((piece.size + 1) // 2).astype("<u8", copy=False)
+        piece[:] = raw.view("<u4")[: piece.size] >> np.uint32(8)
     values *= np.float32(2**-23)
     values -= np.float32(1)
     return values.reshape(shape)

@@ -36,7 +36,11 @@ def open_file(path: Path) -> Mapping[str, ir.TensorProtocol]:
         with safe_open(path, framework="numpy") as file:  # checks offsets against the size of the file
             names = list(file.keys())
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"not a readable safetensors file: {error}", where=str(path)) from error
+        raise CheckpointError(
+            f"not a readable safetensors file: {error}",
+            where=str(path),
+            fix="copy or download the file again",
+        ) from error
     with path.open("rb") as raw:
         length = int.from_bytes(raw.read(8), "little")
         header = json.loads(raw.read(length))
@@ -49,14 +53,15 @@ def open_sharded(index: Path) -> Mapping[str, ir.TensorProtocol]:
     Raises:
         CheckpointError: if the index is damaged, names a file outside its folder, or a tensor is not where it says.
     """
-    try:
-        table: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError("not an index of safetensors files: no weight_map", where=str(index)) from error
+    table = _weight_map(index)
     shards: dict[str, Mapping[str, ir.TensorProtocol]] = {}
     for shard in sorted(set(table.values())):
         if Path(shard).name != shard:
-            raise CheckpointError(f"the index names a file outside its folder: {shard}", where=str(index))
+            raise CheckpointError(
+                f"the index names a file outside its folder: {shard}",
+                where=str(index),
+                fix="do not use this checkpoint: its parts must lie beside the index",
+            )
         if not (index.parent / shard).is_file():
             raise CheckpointError(
                 f"{shard} is missing", where=str(index), fix="download the whole checkpoint"
@@ -65,9 +70,30 @@ def open_sharded(index: Path) -> Mapping[str, ir.TensorProtocol]:
     missing = [name for name, shard in table.items() if name not in shards[shard]]
     if missing:
         raise CheckpointError(
-            f"{missing[0]} is not in {table[missing[0]]}, where the index says", where=str(index)
+            f"{missing[0]} is not in {table[missing[0]]}, where the index says",
+            where=str(index),
+            fix="download the whole checkpoint: index and parts are not of one version",
         )
     return {name: shards[shard][name] for name, shard in table.items()}
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    """Return which file holds each tensor."""
+    try:
+        table = json.loads(index.read_text("utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_an_index(index) from error
+    if not isinstance(table, dict) or not all(isinstance(shard, str) for shard in table.values()):
+        raise _not_an_index(index)
+    return table
+
+
+def _not_an_index(index: Path) -> CheckpointError:
+    return CheckpointError(
+        "not an index of safetensors files: it has no weight_map from tensors to files",
+        where=str(index),
+        fix="download the file again, or give --weights the .safetensors file itself",
+    )
 
 
 def _tensor(path: Path, base: int, name: str, entry: Mapping[str, Any]) -> ir.LazyTensor:
