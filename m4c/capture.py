@@ -36,23 +36,50 @@ def capture(graph: Graph, dynamic: frozenset[str] = frozenset()) -> ir.Model:
     Raises:
         CaptureError: if torch.export or the ONNX exporter cannot turn the module into a graph.
     """
-    with _quiet():
-        program = torch.onnx.export(
-            export(graph, dynamic), (), dynamo=True, optimize=False, verbose=False, opset_version=OPSET
-        )
-    assert program is not None
-    model = program.model
+    model = translate(graph, dynamic).model
     _name_interface(model, graph)
     _name_weights(model, graph)
     return model
 
 
-def export(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.export.ExportedProgram:
-    """Return the exported program of ``graph`` with fake weights.
+def translate(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.onnx.ONNXProgram:
+    """Return torch's own translation of ``graph``, with fake weights and torch's names.
+
+    Its ``exported_program`` is the decomposed program, each of whose nodes has a value of the same name in ``model``.
 
     Raises:
-        CaptureError: if torch.export fails.
+        CaptureError: if torch.export or the ONNX exporter cannot turn the module into a graph.
     """
+    program = _export(graph, dynamic)
+    try:
+        with _quiet():
+            made = torch.onnx.export(
+                program, (), dynamo=True, optimize=False, verbose=False, opset_version=OPSET
+            )
+    except Exception as error:  # the exporter's errors have no public base
+        raise CaptureError(
+            f"torch's ONNX exporter failed: {_reason(error)}",
+            where=graph.name,
+            fix="replace the operator in the module's forward by ones that ONNX has",
+        ) from error
+    assert made is not None
+    return made
+
+
+def inner_name(name: str, graph: Graph) -> str:
+    """Return the name in the captured model of what torch calls ``name``: ports own their names."""
+    return f"{name}.inner" if name in {port.name for port in (*graph.inputs, *graph.outputs)} else name
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the error that caused ``error``: the exporter's own text is a page of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _export(graph: Graph, dynamic: frozenset[str]) -> torch.export.ExportedProgram:
+    """Return the exported program of ``graph`` with fake weights."""
     symbolic = graph.dynamic | dynamic
     # torch takes a size of 1 for a constant, so a dimension that is to vary is traced at 2 or more
     sizes = {name: max(2, size) if name in symbolic else size for name, size in graph.sizes.items()}
@@ -66,7 +93,7 @@ def export(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.export.
             )
     except Exception as error:
         raise CaptureError(
-            f"torch.export failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f"torch.export failed: {_reason(error)}",
             where=graph.name,
             fix="make the module's control flow independent of tensor values",
         ) from error
@@ -116,11 +143,9 @@ def _name_interface(model: ir.Model, graph: Graph) -> None:
                 and "+" not in stated
             ):
                 symbols.setdefault(actual.value, stated)
-    wanted = {port.name for port in (*graph.inputs, *graph.outputs)}
     values = [v for n in model.graph for v in n.outputs] + list(model.graph.inputs)
     for value in values:
-        if value.name in wanted:
-            value.name = f"{value.name}.inner"
+        value.name = inner_name(str(value.name), graph)
     for value, port in zip(model.graph.inputs, graph.inputs, strict=True):
         value.name = port.name
     _split_shared_outputs(model)
@@ -183,13 +208,16 @@ def _unbound(name: str, tensor: ir.TensorProtocol) -> ir.LazyTensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings and messages away from the user: what matters becomes an error of ours."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep the exporter's warnings, messages and dumped graphs from the user: what matters becomes an error of ours."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    page = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(page), contextlib.redirect_stderr(page):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -46,7 +46,8 @@ def streamed(source: nn.Module, weights: Mapping[str, ir.TensorProtocol]) -> Ite
         if own:
             load, drop = _hooks(own)
             hooks.append(module.register_forward_pre_hook(load))
-            hooks.append(module.register_forward_hook(drop, always_call=True))
+            # prepended: of two nested contexts the inner one must give back what the outer one put
+            hooks.append(module.register_forward_hook(drop, prepend=True, always_call=True))
     try:
         yield
     finally:

@@ -3,8 +3,11 @@
 Both can be captured to a model, make inputs for themselves, and compute the outputs that artifacts are held against.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,7 +117,7 @@ def _fixed(port: Port, sizes: Mapping[str, int], dynamic: frozenset[str]) -> Por
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """An ONNX file; truth is ONNX Runtime on the file as it is."""
+    """An ONNX file; truth is ONNX Runtime on the file as it is. Its weights are not kept between two uses."""
 
     path: Path
 
@@ -126,22 +129,41 @@ class OnnxSource:
     @property
     def inputs(self) -> tuple[Port, ...]:
         """The inputs of the file."""
-        return _ports(self._load().graph.inputs)
+        return self._interface[0]
 
     @property
     def outputs(self) -> tuple[Port, ...]:
         """The outputs of the file."""
-        return _ports(self._load().graph.outputs)
+        return self._interface[1]
+
+    @cached_property
+    def _interface(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+        """Inputs and outputs; small enough to keep, and to send to another process."""
+        graph = self._load().graph
+        return _ports(graph.inputs, self.path), _ports(graph.outputs, self.path)
 
     def capture(self) -> ir.Model:
-        """Load the file at the opset that the passes know; external weights stay on disk."""
+        """Load the file at the opset that the passes know; external weights stay on disk.
+
+        Raises:
+            UsageError: if the file is no model, its weights are not beside it, or its opset does not convert.
+        """
         from onnxscript.version_converter import convert_version
 
         from m4c.capture import OPSET
 
         model = self._load()
-        if model.opset_imports.get("", OPSET) != OPSET:
-            convert_version(model, OPSET, fallback=True)
+        _check_external(model, self.path)
+        before = model.opset_imports.get("", OPSET)
+        if before != OPSET:
+            with _quiet():
+                convert_version(model, OPSET, fallback=True)
+        if model.opset_imports.get("", OPSET) != OPSET:  # the converter leaves what it cannot convert
+            raise UsageError(
+                f"the file is of opset {before}, which does not convert to {OPSET}",
+                where=str(self.path),
+                fix=f"export it again at opset {OPSET}",
+            )
         return model
 
     def sample(self, seed: int) -> dict[str, Array]:
@@ -171,20 +193,59 @@ class OnnxSource:
         onnx_values(self.path, inputs, recorder)
 
     def _load(self) -> ir.Model:
+        """Read the file; files of before 2019 list their initializers as inputs too, and here these are none."""
         try:
-            return ir.load(self.path)
+            model = ir.load(self.path)
         except Exception as error:  # protobuf's errors have no common base
             raise UsageError(f"not a readable ONNX file: {error}", where=str(self.path)) from error
+        if not model.graph.outputs:
+            raise UsageError("not an ONNX file: it has no graph with outputs", where=str(self.path))
+        for value in [v for v in model.graph.inputs if v.const_value is not None]:
+            model.graph.inputs.remove(value)
+        return model
 
 
-def _ports(values: Any) -> tuple[Port, ...]:
-    """Describe the inputs or outputs of a file."""
+def _check_external(model: ir.Model, path: Path) -> None:
+    """Raise if weights that are stored outside the file are not there."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            data = Path(tensor.path)
+            if not data.is_file() or data.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
+                raise UsageError(
+                    f"the weight {value.name} should be in {data.name}, which is missing or cut short",
+                    where=str(path),
+                    fix="put the data file beside the .onnx file",
+                )
+
+
+def _ports(values: Any, path: Path) -> tuple[Port, ...]:
+    """Describe the inputs or outputs of the file at ``path``; each dimension without a name gets one of its own."""
     ports = []
     for value in values:
         if value.dtype is None or value.shape is None:
             raise UsageError(
-                f"{value.name} has no dtype or shape", fix="run ONNX shape inference on the file first"
+                f"{value.name} has no dtype or shape",
+                where=str(path),
+                fix="run ONNX shape inference on the file first",
             )
-        shape = tuple(d if isinstance(d, int) else (d.value or "unknown") for d in value.shape)
+        if value.dtype == ir.DataType.STRING:
+            raise UsageError(f"{value.name} holds text, which no target takes", where=str(path))
+        shape = tuple(
+            d if isinstance(d, int) else (d.value or f"{value.name}.{axis}")
+            for axis, d in enumerate(value.shape)
+        )
         ports.append(Port(value.name, str(value.dtype.numpy()), shape, "as in the file"))
     return tuple(ports)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the version converter: what it could not do becomes an error of ours."""
+    logger = logging.getLogger("onnxscript.version_converter")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,6 +1,8 @@
-"""Every intermediate value of a source, by its name in the model: what finds the first node that differs."""
+"""Every value that a source or an artifact computes, by its name in the model: what finds the first node that differs.
 
-import tempfile
+The two meet by names. A captured value keeps its name through all passes, and both emitters write it into their files.
+"""
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from m4c.capture import SOURCE, export
+from m4c.capture import SOURCE, inner_name, translate
 from m4c.models.graph import Graph
 from m4c.weights import array
 
@@ -34,13 +36,13 @@ class _Interpreter(torch.fx.Interpreter):
     def fetch_args_kwargs_from_env(self, n: torch.fx.Node) -> tuple[Any, Any]:
         """Return the arguments of a node with stored weights read."""
         arguments, keywords = super().fetch_args_kwargs_from_env(n)
-        return torch.fx.node.map_aggregate((arguments, keywords), _read)  # type: ignore[return-value]
+        return torch.fx.node.map_aggregate((arguments, keywords), _read)
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """Run a node and tell its value."""
         value = super().run_node(n)
         if n.op == "call_function" and isinstance(value, torch.Tensor):
-            self._recorder(self._names.get(n.name, n.name), value.numpy())
+            self._recorder(self._names[n.name], value.numpy())
         return value
 
 
@@ -56,8 +58,12 @@ def trace(
     dynamic: frozenset[str],
     recorder: Recorder,
 ) -> None:
-    """Run ``graph`` as torch exported it and hand each value to ``recorder`` under its name in the captured model."""
-    program = export(graph, dynamic)
+    """Run the program that ``graph`` is captured from, and tell ``recorder`` each value under its name in the model.
+
+    The program is the decomposed one: before decomposition a name may stand for another value.
+    """
+    program = translate(graph, dynamic).exported_program
+    assert program is not None
     signature = program.graph_signature
     constants = {**dict(program.named_buffers()), **program.constants}
     feeds = iter([torch.from_numpy(np.ascontiguousarray(inputs[port.name])) for port in graph.inputs])
@@ -70,26 +76,39 @@ def trace(
             arguments.append(_Stored(weights[key]))
         else:
             arguments.append(constants[str(spec.target)])
-    names = {str(out): port.name for out, port in zip(signature.user_outputs, graph.outputs, strict=True)}
+    names = {node.name: inner_name(node.name, graph) for node in program.graph.nodes}
+    for output, port in reversed(list(zip(signature.user_outputs, graph.outputs, strict=True))):
+        names[str(output)] = port.name  # returned twice: the first port has the value, the others are copies
     with torch.no_grad():
         _Interpreter(program.graph_module, names, recorder).run(*arguments)
 
 
 def onnx_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> None:
-    """Run an ONNX file with every float value as an output; external data stays where it is."""
-    from m4c.runners import OnnxRunner
+    """Run an ONNX file with every tensor of its main graph as an output; external data stays where it is."""
+    import onnxruntime
 
     model = ir.load(path)
-    outputs = set(model.graph.outputs)
+    returned = set(model.graph.outputs)
     for node in model.graph:
-        for value in node.outputs:
-            if value.name and value not in outputs:
-                value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
-                model.graph.outputs.append(value)
-    with tempfile.NamedTemporaryFile(suffix=".onnx", dir=path.parent) as file:
-        ir.save(model, file.name)
-        for name, value in OnnxRunner(Path(file.name)).run(inputs).items():
-            recorder(name, value)
+        for made in node.outputs:
+            if (
+                made.name
+                and made not in returned
+                and not isinstance(made.type, ir.SequenceType | ir.OptionalType)
+            ):
+                model.graph.outputs.append(
+                    made
+                )  # one without a type gets it from ONNX Runtime's own inference
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    session: Any = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs() if output.type.startswith("tensor(")]
+    for name, value in zip(names, session.run(names, dict(inputs)), strict=True):
+        recorder(name, value)
 
 
 def tflite_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> None:

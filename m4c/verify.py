@@ -33,13 +33,13 @@ def verify(
     """Compare ``artifact`` with ``source`` on ``inputs``; ``model`` is what the artifact was emitted from.
 
     Raises:
-        NumbersError: if they differ by more than ``precision`` allows; it names the first node that does.
+        NumbersError: if they differ by more than ``precision`` allows, naming the first node that does; if the artifact
+            misses an output or gives another shape; or if the source itself does not compute numbers.
     """
     expected = source.run(inputs)
+    _check_numbers(source, expected)
     actual = open_runner(artifact).run(inputs)
-    missing = set(expected) - set(actual)
-    if missing:
-        raise NumbersError(f"the artifact does not return {', '.join(sorted(missing))}", where=source.name)
+    _check_outputs(source, expected, actual)
     found = worst([difference(expected[name], actual[name]) for name in expected])
     if not found.within(precision):
         raise NumbersError(
@@ -50,17 +50,49 @@ def verify(
     return Verification(found, inputs, expected)
 
 
+def _check_numbers(source: Source, expected: Mapping[str, Array]) -> None:
+    """Raise if the source computes NaN: nothing can be said of an artifact then."""
+    for name, values in expected.items():
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise NumbersError(
+                f"{source.name} computes NaN in {name}, before anything was compiled",
+                where=source.name,
+                fix="check the weights and the inputs",
+            )
+
+
+def _check_outputs(source: Source, expected: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
+    """Raise if an output is missing or has another shape."""
+    fix = "this is a bug of m4c; please report it"
+    missing = set(expected) - set(actual)
+    if missing:
+        raise NumbersError(
+            f"the artifact does not return {', '.join(sorted(missing))}", where=source.name, fix=fix
+        )
+    for name, values in expected.items():
+        if values.shape != actual[name].shape:
+            raise NumbersError(
+                f"{name} is {list(values.shape)} in the source and {list(actual[name].shape)} in the artifact",
+                where=source.name,
+                fix=fix,
+            )
+
+
 def first_difference(
     source: Source, model: ir.Model, artifact: Path, precision: str, inputs: Mapping[str, Array]
 ) -> str:
-    """Return the first node, in the order of the graph, whose value is beyond what ``precision`` allows."""
+    """Return the first node, in the order of the graph, whose value is beyond what ``precision`` allows.
+
+    Values that only one of the two computes, such as those inside a fused operator, are passed over.
+    """
     actual: dict[str, Array] = {}
     record = onnx_values if artifact.suffix == ".onnx" else tflite_values
     record(artifact, inputs, actual.__setitem__)
     found: dict[str, Difference] = {}
 
     def compare(name: str, value: Array) -> None:
-        if name in actual and actual[name].shape == value.shape and value.dtype.kind == "f":
+        comparable = name in actual and actual[name].shape == value.shape and value.dtype.kind == "f"
+        if comparable and not np.isnan(value).any():  # NaN that the source masks later says nothing
             found[name] = difference(value, actual[name])
 
     source.record(inputs, compare)
