@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from m4c.bundle import GraphRecord, Manifest
+    from m4c.numerics import Difference
     from m4c.selftest import Selftest
 
 
@@ -28,11 +30,11 @@ class ProgressBar:
             BarColumn(),
             TextColumn("{task.fields[figure]}"),
         )
-        self._rich = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+        console = Console(file=sys.stderr)  # this stream, whatever a stage redirects for itself
+        self._rich = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
         self._whole = self._rich.add_task("sub-models", total=total, figure=f"0 of {total}")
         self._total = total
         self._lines: dict[str, TaskID] = {}
-        self._current: TaskID | None = None
         self._graphs = 0
 
     def __enter__(self) -> "ProgressBar":
@@ -52,14 +54,14 @@ class ProgressBar:
         text = f"{graph}: {stage}"
         if submodel not in self._lines:
             self._lines[submodel] = self._rich.add_task(text, total=None, figure="")
-        self._current = self._lines[submodel]
-        self._rich.update(self._current, description=text, total=None, completed=0, figure="")
+        self._rich.update(self._lines[submodel], description=text, total=None, completed=0, figure="")
 
-    def step(self, done: int, total: int) -> None:
-        """Show how much of the current stage is done."""
-        if self._current is not None:
+    def step(self, graph: str, done: int, total: int) -> None:
+        """Show how much of the current stage of ``graph`` is done."""
+        line = self._lines.get(graph.partition("/")[0])
+        if line is not None:
             figure = f"{done / 1e6:.0f} of {total / 1e6:.0f} MB" if total else f"{done} samples"
-            self._rich.update(self._current, completed=done, total=total or None, figure=figure)
+            self._rich.update(line, completed=done, total=total or None, figure=figure)
 
     def finished(self, graph: str) -> None:
         """Count a graph as done."""
@@ -134,21 +136,30 @@ WIDE = 160
 def show_selftest(results: Sequence["Selftest"], as_json: bool) -> None:
     """Print the figures of a self-test."""
     if as_json:
-        figures = [{"graph": r.graph, **dataclasses.asdict(r.difference)} for r in results]
-        text = json.dumps({"graphs": figures}).replace("Infinity", "null")
-        sys.stdout.write(text + "\n")
+        show_json({"graphs": [{"graph": r.graph, **_figures(r.difference)} for r in results]})
         return
-    table = Table("graph", "error", "SQNR", title="every file and every number is as it was built")
+    table = Table("graph", "error", "SQNR", caption="every file and every number is as it was built")
     for result in results:
         found = result.difference
-        table.add_row(result.graph, f"{found.max_relative:.1e}", f"{found.sqnr_db:.1f} dB")
+        sqnr = f"{found.sqnr_db:.1f} dB" if math.isfinite(found.sqnr_db) else "exact"
+        table.add_row(result.graph, f"{found.max_relative:.1e}", sqnr)
     show_table(table)
+
+
+def _figures(found: "Difference") -> dict[str, float | None]:
+    """Return the figures of a difference; None for the SQNR where there was no noise, or no signal."""
+    return {name: x if math.isfinite(x) else None for name, x in dataclasses.asdict(found).items()}
+
+
+def show_json(table: Mapping[str, object]) -> None:
+    """Print one JSON object on a line of its own."""
+    sys.stdout.write(json.dumps(table, allow_nan=False) + "\n")
 
 
 def show_list(kind: str, rows: Mapping[str, str], as_json: bool) -> None:
     """Print names with a line on each."""
     if as_json:
-        sys.stdout.write(json.dumps({kind: rows}) + "\n")
+        show_json({kind: dict(rows)})
         return
     table = Table(show_header=False, box=None)
     for name, summary in rows.items():
