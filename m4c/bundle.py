@@ -6,6 +6,7 @@ it depends on time, machine or path: equal compiles give equal bytes.
 
 import dataclasses
 import json
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from m4c.errors import BundleError, UsageError
+from m4c.record import from_json
 from m4c.weight_file import sha256
 
 SCHEMA = 1
@@ -52,7 +54,7 @@ class VerificationRecord:
     max_absolute_error: float
     max_relative_error: float
     sqnr_db: float | None
-    """None where there was no noise at all."""
+    """None where there was no noise, or no signal."""
     allowed: str
 
 
@@ -166,57 +168,28 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise BundleError(
-            f"{folder} is not a bundle: it has no {MANIFEST}", fix="make one with m4c export -o"
+            f"{folder} is not a bundle: it has no {MANIFEST}", fix=f"make one with m4c export -o {folder}"
         )
     try:
         table = json.loads(path.read_text("utf-8"))
-        if table.get("schema") != SCHEMA:
+        if isinstance(table, dict) and table.get("schema") != SCHEMA:
             raise BundleError(
                 f"the manifest has schema {table.get('schema')}, this m4c reads {SCHEMA}",
                 where=str(path),
                 fix="use the m4c that made it, or export again",
             )
-        manifest = _manifest(table)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        manifest = from_json(Manifest, table)
+    except ValueError as error:
         raise BundleError(f"the manifest is damaged: {error}", where=str(path), fix="export again") from error
     root = folder.resolve()
     for file in manifest.files():
         if not (root / file.path).resolve().is_relative_to(root):
-            raise BundleError(f"the manifest names a file outside the bundle: {file.path}", where=str(path))
+            raise BundleError(
+                f"the manifest names a file outside the bundle: {file.path}",
+                where=str(path),
+                fix="export again",
+            )
     return manifest
-
-
-def _manifest(table: dict[str, Any]) -> Manifest:
-    """Build the records from plain JSON."""
-    submodels = tuple(
-        SubmodelRecord(
-            **{
-                **submodel,
-                "files": tuple(FileRecord(**file) for file in submodel["files"]),
-                "graphs": tuple(_graph(graph) for graph in submodel["graphs"]),
-            }
-        )
-        for submodel in table["submodels"]
-    )
-    routes = {task: tuple(graphs) for task, graphs in table["routes"].items()}
-    return Manifest(**{**table, "submodels": submodels, "routes": routes})
-
-
-def _graph(table: dict[str, Any]) -> GraphRecord:
-    """Build the record of one graph."""
-    ports = {
-        side: tuple(PortRecord(**{**port, "shape": tuple(port["shape"])}) for port in table[side])
-        for side in ("inputs", "outputs")
-    }
-    return GraphRecord(
-        **{
-            **table,
-            **ports,
-            "file": FileRecord(**table["file"]),
-            "vector": FileRecord(**table["vector"]),
-            "verification": VerificationRecord(**table["verification"]),
-        }
-    )
 
 
 def check_files(manifest: Manifest, folder: Path) -> None:
@@ -241,24 +214,42 @@ def check_files(manifest: Manifest, folder: Path) -> None:
 def staged(out: Path) -> Iterator[Path]:
     """Yield a folder to build a bundle in; it becomes ``out`` if the block succeeds, and goes if it fails.
 
+    The folder lies beside ``out`` under a name of its own, so that nothing else is ever in its way.
+
     Raises:
-        UsageError: if ``out`` is there and is not a bundle: m4c deletes nothing that it did not make.
+        UsageError: if ``out`` is there and is not a bundle: m4c deletes nothing that it did not make; or if it cannot be made.
     """
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not a bundle", fix="give -o another folder")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    final = out.resolve()
+    partial = _beside(final, "partial")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {out}: {error.strerror}", fix="give -o another folder") from error
     try:
         yield partial
+        _replace(final, partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if out.exists():
-        replaced = out.with_name(f"{out.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        out.rename(replaced)
-        partial.rename(out)
-        shutil.rmtree(replaced)
-    else:
-        partial.rename(out)
+
+
+def _replace(final: Path, partial: Path) -> None:
+    """Rename ``partial`` to ``final``; what was there before is deleted last, and comes back if renaming fails."""
+    if not final.exists():
+        partial.rename(final)
+        return
+    replaced = _beside(final, "replaced")
+    final.rename(replaced)
+    try:
+        partial.rename(final)
+    except BaseException:
+        replaced.rename(final)
+        raise
+    shutil.rmtree(replaced)
+
+
+def _beside(folder: Path, kind: str) -> Path:
+    """Return a path beside ``folder`` at which there is nothing yet."""
+    return folder.with_name(f"{folder.name}.{kind}-{secrets.token_hex(4)}")

@@ -1,5 +1,6 @@
 """The command line: arguments in, exit code out. Commands import what they need, so that ``m4c --help`` is quick."""
 
+import errno
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -7,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from m4c import __version__
+
 if TYPE_CHECKING:
     from m4c.request import Request
 
 app = typer.Typer(
-    help="Bring a multimodal foundation model to a phone, an NPU or a laptop.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,6 +61,22 @@ class ReportFormat(StrEnum):
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 
 
+def _show_version(wanted: bool) -> None:
+    """Print the version and stop, if that is ``wanted``."""
+    if wanted:
+        sys.stdout.write(f"m4c {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Bring a multimodal foundation model to a phone, an NPU or a laptop."""
+
+
 @app.command()
 def export(
     submodels: Annotated[
@@ -102,16 +120,20 @@ def export(
     """Compile sub-models, or an ONNX file, into a verified bundle."""
     from m4c.errors import UsageError
     from m4c.request import Request
+    from m4c.selection import require_dimensions
     from m4c.targets.profile import load_target
 
     names = tuple(submodels or ())
     files = [name for name in names if name.endswith(".onnx")]
     if weights is not None and random_weights is not None:
         raise UsageError("--weights and --random-weights exclude each other", fix="give one of them")
-    if files and (len(names) > 1 or weights is not None):
-        raise UsageError("an .onnx file is exported alone, with the weights it has", fix="leave out the rest")
+    if files and (len(names) > 1 or weights is not None or dynamic):
+        raise UsageError(
+            "an .onnx file is exported alone, with the weights and dimensions it has",
+            fix="leave out the rest",
+        )
     if files and not Path(files[0]).is_file():
-        raise UsageError(f"there is no file {files[0]}")
+        raise UsageError(f"there is no file {files[0]}", fix="give the path of an ONNX file")
     precision = {None: None, Precision.NONE: "float32", Precision.INT8: "int8"}[quantize]
     request = Request(
         target=load_target(target),
@@ -124,7 +146,7 @@ def export(
         precision=precision,
         fallback=fallback.value if fallback else None,
         calibration=calibration,
-        dynamic=frozenset(dynamic or ()),
+        dynamic=require_dimensions(dynamic or ()),
     )
     _export(request, out, jobs, as_json)
 
@@ -132,15 +154,15 @@ def export(
 def _export(request: "Request", out: Path, jobs: int, as_json: bool) -> None:
     """Compile with a progress bar on stderr, then show the bundle on stdout."""
     import dataclasses
-    import json
 
-    from m4c.compile import compile_bundle, selected_submodels
-    from m4c.terminal import ProgressBar, show_bundle
+    from m4c.compile import compile_bundle
+    from m4c.selection import selected_submodels
+    from m4c.terminal import ProgressBar, show_bundle, show_json
 
     with ProgressBar(1 if request.model else len(selected_submodels(request.submodels))) as progress:
         manifest = compile_bundle(request, out, progress, jobs)
     if as_json:
-        sys.stdout.write(json.dumps({"bundle": str(out), **dataclasses.asdict(manifest)}) + "\n")
+        show_json({"bundle": str(out), **dataclasses.asdict(manifest)})
     else:
         show_bundle(manifest, out)
 
@@ -153,18 +175,20 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a task over the artifacts of a bundle; the result alone goes to stdout."""
-    import json
-
     from m4c.bundle import read_manifest
     from m4c.errors import UsageError
     from m4c.routes.transcribe import transcribe
     from m4c.tasks import require_task
+    from m4c.terminal import show_json
 
     require_task(task)
     if audio is None:
         raise UsageError(f"{task} needs --audio", fix="give the path of a WAV file")
     text = transcribe(bundle, read_manifest(bundle), audio)
-    sys.stdout.write((json.dumps({"task": task, "text": text}) if as_json else text) + "\n")
+    if as_json:
+        show_json({"task": task, "text": text})
+    else:
+        sys.stdout.write(text + "\n")
 
 
 @app.command()
@@ -191,15 +215,13 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Report the operator types of every graph, and those of all together."""
-    import json
-
     from m4c.operator_reports.render import to_json, to_markdown, to_table
     from m4c.operator_reports.subjects import operators_of
-    from m4c.terminal import show_table
+    from m4c.terminal import show_json, show_table
 
     graphs = operators_of(subject)
     if as_json or form is ReportFormat.JSON:
-        sys.stdout.write(json.dumps(to_json(graphs)) + "\n")
+        show_json(to_json(graphs))
     elif form is ReportFormat.MARKDOWN:
         sys.stdout.write(to_markdown(graphs))
     else:
@@ -226,21 +248,25 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
     show_list(kind.value, rows, as_json)
 
 
+SYSTEM_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
+"""Errors of the operating system that are nobody's bug: a full disk, missing rights."""
+
+
 def main() -> NoReturn:
     """Run the command line and exit with its code; a user's mistake ends in a message, never in a traceback."""
     import logging
 
-    from m4c.errors import Bug, M4CError
+    from m4c.errors import Bug, M4CError, UsageError
 
     try:
         app()
     except M4CError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
+            sys.stderr.write(f"error: {error.strerror}: {error.filename or 'while writing'}\n")
+            sys.exit(UsageError.exit_code)
         logging.getLogger("m4c").exception("this is a bug of m4c; please report it with the lines below")
         sys.exit(Bug.exit_code)
     sys.exit(0)

@@ -1,16 +1,17 @@
 """The driver: capture → passes → emit → verify → manifest, a graph at a time."""
 
 import importlib.metadata
+import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from m4c import __version__, tasks
 from m4c.bundle import (
@@ -26,7 +27,7 @@ from m4c.bundle import (
 )
 from m4c.calibration import Samples, samples_for
 from m4c.checkpoints import open_checkpoint
-from m4c.errors import UnsupportedError, UsageError
+from m4c.errors import UnsupportedError
 from m4c.model import operator_counts
 from m4c.models.graph import Port
 from m4c.parallel import in_processes
@@ -35,6 +36,7 @@ from m4c.passes.calibrate import Calibrate
 from m4c.pipeline import Pipeline
 from m4c.progress import Progress
 from m4c.request import Plan, Request, fall_back, plan
+from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
 from m4c.targets.emit_tflite import read_ports, to_tflite
@@ -43,6 +45,8 @@ from m4c.weight_file import WeightFile
 
 TOOLS = ("ai-edge-litert", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers", "diffusers")
 INTEGER = frozenset({"int8"})
+Step = Callable[[int, int], None]
+"""Told how much of a stage is done, and of how much."""
 
 
 def compile_bundle(request: Request, out: Path, progress: Progress, jobs: int = 1) -> Manifest:
@@ -62,26 +66,6 @@ def compile_bundle(request: Request, out: Path, progress: Progress, jobs: int = 
         )
         write_manifest(manifest, folder)
     return manifest
-
-
-def selected_submodels(names: tuple[str, ...]) -> list[str]:
-    """Return the sub-models that a selection touches, in M4's order; an empty selection is all of them."""
-    from m4c.models import SUBMODELS, require_submodel
-
-    wanted = {name.partition("/")[0] for name in names}
-    for name in wanted:
-        require_submodel(name)
-    return [name for name in SUBMODELS if not wanted or name in wanted]
-
-
-def selected_graphs(names: tuple[str, ...], submodel: Any) -> list[Any]:
-    """Return the graphs of a sub-model that a selection names; its bare name means all of them."""
-    exact = [name for name in names if name.startswith(f"{submodel.name}/")]
-    known = {graph.name: graph for graph in submodel.graphs}
-    for name in exact:
-        if name not in known:
-            raise UsageError(f"there is no graph {name!r}", fix=f"choose from: {', '.join(known)}")
-    return [known[name] for name in known if not exact or submodel.name in names or name in exact]
 
 
 def compile_submodel(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
@@ -182,12 +166,13 @@ def _build(
 ) -> Compiled:
     """Run the passes, write the artifact, and hold it against its source."""
     samples = samples_for(source, request.calibration, request.seed) if planned.precision in INTEGER else None
+    step = partial(progress.step, source.name)
     with tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
-        pipeline = _pipeline(planned, samples, Path(workspace), progress)
+        pipeline = _pipeline(planned, samples, Path(workspace), step)
         progress.stage(source.name, "passes" if samples is None else "calibrate")
         model, _ = pipeline.run(captured)
         progress.stage(source.name, "emit")
-        path = _emit(model, planned, folder / source.name.partition("/")[2], weights, progress)
+        path = _emit(model, planned, folder / source.name.partition("/")[2], weights, step)
     progress.stage(source.name, "verify")
     inputs = samples.first() if samples else source.sample(request.seed)
     return Compiled(
@@ -201,26 +186,26 @@ def _build(
     )
 
 
-def _pipeline(planned: Plan, samples: Samples | None, workspace: Path, progress: Progress) -> Pipeline:
+def _pipeline(planned: Plan, samples: Samples | None, workspace: Path, step: Step) -> Pipeline:
     """Return the passes of a plan."""
     if samples is None:
         return for_format(planned.format)
     return for_int8(
         planned.format,
-        Calibrate(samples.items, workspace, progress=lambda done: progress.step(done, 0)),
+        Calibrate(samples.items, workspace, progress=lambda done: step(done, 0)),
     )
 
 
-def _emit(model: ir.Model, planned: Plan, stem: Path, weights: WeightFile, progress: Progress) -> Path:
+def _emit(model: ir.Model, planned: Plan, stem: Path, weights: WeightFile, step: Step) -> Path:
     """Write the artifact of ``model``."""
     total, done = weight_bytes(model), 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress.step(done, total)
+        step(done, total)
 
-    path = stem.with_suffix(f".{planned.format}")
+    path = stem.with_name(f"{stem.name}.{planned.format}")
     if planned.format == "onnx":
         to_onnx(model, path, weights, advance)
     else:
@@ -234,7 +219,7 @@ def _record(compiled: Compiled, folder: Path) -> GraphRecord:
     vector = folder / "vectors" / f"{source.name.replace('/', '.')}.safetensors"
     vector.parent.mkdir(exist_ok=True)
     pair = {f"{side}.{k}": v for side in ("inputs", "outputs") for k, v in getattr(found, side).items()}
-    save_file({name: values.copy(order="C") for name, values in pair.items()}, vector)
+    vector.write_bytes(save({name: values.copy(order="C") for name, values in pair.items()}))
     stored = _stored_ports(compiled.path)
     figures = found.difference
     return GraphRecord(
@@ -253,7 +238,7 @@ def _record(compiled: Compiled, folder: Path) -> GraphRecord:
             inputs="the first calibration sample" if compiled.samples else "random inputs",
             max_absolute_error=figures.max_absolute,
             max_relative_error=figures.max_relative,
-            sqnr_db=figures.sqnr_db if figures.sqnr_db < float("inf") else None,
+            sqnr_db=figures.sqnr_db if math.isfinite(figures.sqnr_db) else None,
             allowed=figures.allowed(compiled.plan.precision),
         ),
         calibration=compiled.samples.described if compiled.samples else None,

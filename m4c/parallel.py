@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from m4c.errors import UsageError
 from m4c.progress import Progress
 
 Result = TypeVar("Result")
@@ -24,9 +26,9 @@ class _Remote:
         """Send it."""
         _queue.put(("stage", (graph, stage)))
 
-    def step(self, done: int, total: int) -> None:
+    def step(self, graph: str, done: int, total: int) -> None:
         """Send it."""
-        _queue.put(("step", (done, total)))
+        _queue.put(("step", (graph, done, total)))
 
     def finished(self, graph: str) -> None:
         """Send it."""
@@ -41,6 +43,9 @@ def in_processes(work: Work[Result], items: Sequence[str], progress: Progress, j
     """Return ``work(item, progress)`` for each item, in order, computed by ``jobs`` processes (0: one a core).
 
     With one job or one item everything happens in this process. The first error stops the rest and is raised as it was.
+
+    Raises:
+        UsageError: if the system kills a process.
     """
     jobs = min(jobs or os.cpu_count() or 1, len(items))
     if jobs <= 1:
@@ -54,10 +59,20 @@ def in_processes(work: Work[Result], items: Sequence[str], progress: Progress, j
         with ProcessPoolExecutor(jobs, context, _start, (queue, threads)) as pool:
             futures = [pool.submit(_work, work, item) for item in items]
             try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                for future in futures:
+                    if future.done():
+                        future.result()
                 return [future.result() for future in futures]
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+    except BrokenProcessPool as error:
+        raise UsageError(
+            "a process was killed while it compiled, most likely for want of memory",
+            where=f"{jobs} processes",
+            fix="compile one sub-model at a time with --jobs 1, or fewer sub-models",
+        ) from error
     finally:
         queue.put(None)
         listener.join()

@@ -9,8 +9,8 @@ class Progress(Protocol):
     def stage(self, graph: str, stage: str) -> None:
         """Begin ``stage`` of ``graph``: capture, passes, emit, verify …"""
 
-    def step(self, done: int, total: int) -> None:
-        """Say that ``done`` of ``total`` (bytes or samples) of the stage are done; ``total`` 0 is unknown."""
+    def step(self, graph: str, done: int, total: int) -> None:
+        """Say that ``done`` of ``total`` bytes of the stage are done, or with ``total`` 0, ``done`` samples."""
 
     def finished(self, graph: str) -> None:
         """Say that ``graph`` is complete."""
@@ -25,7 +25,7 @@ class Silent:
     def stage(self, graph: str, stage: str) -> None:
         """Do nothing."""
 
-    def step(self, done: int, total: int) -> None:
+    def step(self, graph: str, done: int, total: int) -> None:
         """Do nothing."""
 
     def finished(self, graph: str) -> None:

@@ -25,7 +25,7 @@ def open_runner(path: Path, threads: int = 0) -> Runner:
         return OnnxRunner(path, threads)
     if path.suffix == ".tflite":
         return TfliteRunner(path, threads)
-    raise UsageError(f"{path} is neither .onnx nor .tflite")
+    raise UsageError(f"{path} is neither .onnx nor .tflite", fix="give an artifact of a bundle")
 
 
 class OnnxRunner:
@@ -35,6 +35,7 @@ class OnnxRunner:
         """Load ``path``; weights are mapped from its data file."""
         import onnxruntime  # here, so that TFLite bundles need not load it
 
+        self._path = path
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
@@ -43,12 +44,21 @@ class OnnxRunner:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime has no narrower base of its errors
-            raise BundleError(f"ONNX Runtime does not load it: {error}", where=str(path)) from error
+            raise BundleError(
+                f"ONNX Runtime does not load it: {error}", where=str(path), fix="export it again"
+            ) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name."""
-        made: Sequence[Array] = self._session.run(self._outputs, dict(inputs))
+        try:
+            made: Sequence[Array] = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:
+            raise UsageError(
+                f"ONNX Runtime does not run it: {error}",
+                where=str(self._path),
+                fix="give the inputs that it names, in their dtypes and shapes",
+            ) from error
         return dict(zip(self._outputs, made, strict=True))
 
 
@@ -59,6 +69,7 @@ class TfliteRunner:
         """Load ``path``; ``keep_all`` keeps intermediate tensors readable, without XNNPACK."""
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+        self._path = path
         resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES if keep_all else OpResolverType.AUTO
         try:
             self.interpreter: Any = Interpreter(
@@ -69,7 +80,9 @@ class TfliteRunner:
             )
             self.interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise BundleError(f"LiteRT does not load it: {error}", where=str(path)) from error
+            raise BundleError(
+                f"LiteRT does not load it: {error}", where=str(path), fix="export it again"
+            ) from error
         names = list(self.interpreter.get_signature_list())
         if len(names) != 1:
             raise UnsupportedError(f"{path} has {len(names)} signatures, one is needed", where=str(path))
@@ -78,6 +91,12 @@ class TfliteRunner:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name."""
         details = self._signature.get_input_details()
+        if set(inputs) != set(details):
+            raise UsageError(
+                f"the inputs are {', '.join(sorted(details))}, given were {', '.join(sorted(inputs))}",
+                where=str(self._path),
+                fix="give each by its name",
+            )
         made = self._signature(**{name: to_stored(value, details[name]) for name, value in inputs.items()})
         wanted = self._signature.get_output_details()
         return {name: from_stored(value, wanted[name]) for name, value in made.items()}
@@ -89,7 +108,8 @@ def to_stored(value: Array, detail: Mapping[str, Any]) -> Array:
     kind = np.dtype(detail["dtype"])
     if scale and value.dtype.kind == "f" and kind.kind in "iu":
         limits = np.iinfo(kind)
-        return np.clip(np.rint(value / scale) + zero_point, limits.min, limits.max).astype(kind)
+        rounded = np.clip(np.rint(value / scale) + zero_point, limits.min, limits.max)
+        return np.asarray(rounded, kind)
     return value.astype(kind)
 
 
@@ -97,5 +117,5 @@ def from_stored(value: Array, detail: Mapping[str, Any]) -> Array:
     """Convert an output to float32 where its tensor has a scale, and int32 to int64."""
     scale, zero_point = detail["quantization"]
     if scale and value.dtype.kind in "iu":
-        return (value.astype(np.float32) - np.float32(zero_point)) * np.float32(scale)
+        return np.asarray((value.astype(np.float32) - np.float32(zero_point)) * np.float32(scale))
     return value.astype(np.int64) if value.dtype == np.int32 else value

@@ -52,15 +52,27 @@ def _clip(data: Array, low: Array | None = None, high: Array | None = None) -> A
 
 
 def _reduce(kind: Callable[..., Array]) -> Callable[[ir.Node], Evaluate]:
-    """ReduceSum and its like: axes as an input."""
+    """ReduceSum and its like: axes as an input; without any, all axes, or none if the node says so."""
 
     def make(node: ir.Node) -> Evaluate:
-        keep = bool(attribute(node, "keepdims", 1))
-        return lambda data, axes: kind(
-            data, axis=tuple(int(a) for a in axes), keepdims=keep, dtype=data.dtype
-        )
+        keep, nothing = bool(attribute(node, "keepdims", 1)), attribute(node, "noop_with_empty_axes", 0)
+
+        def evaluate(data: Array, axes: Array | None = None) -> Array:
+            chosen = None if axes is None or not axes.size else tuple(int(a) for a in axes)
+            if chosen is None and nothing:
+                return data
+            return kind(data, axis=chosen, keepdims=keep, dtype=data.dtype)
+
+        return evaluate
 
     return make
+
+
+def _divide(data: Array, divisor: Array) -> Array:
+    """Div: integers are rounded towards zero."""
+    if data.dtype.kind in "iu":
+        return np.asarray(np.sign(data) * np.sign(divisor) * (np.abs(data) // np.abs(divisor)))
+    return np.asarray(np.divide(data, divisor))
 
 
 def _plain(function: Evaluate) -> Callable[[ir.Node], Evaluate]:
@@ -73,7 +85,7 @@ EVALUATE: dict[str, Callable[[ir.Node], Evaluate]] = {
     "Cast": lambda node: lambda data: data.astype(ir.DataType(attribute(node, "to")).numpy()),
     "Clip": _plain(_clip),
     "Concat": lambda node: lambda *parts: np.concatenate(parts, axis=attribute(node, "axis")),
-    "Div": _plain(np.divide),
+    "Div": _plain(_divide),
     "Exp": _plain(np.exp),
     "Expand": lambda node: lambda data, _: np.broadcast_to(data, static(node.outputs[0]) or ()),
     "Gather": lambda node: lambda data, ids: np.take(data, ids, axis=attribute(node, "axis", 0)),
@@ -104,21 +116,30 @@ class FoldWeights(Pass):
     needs: ClassVar[tuple[Property, ...]] = (typed,)
 
     def call(self, model: ir.Model) -> Result:
-        """Walk the graph in order, so that a chain of such nodes folds in one go."""
-        changes, misses = [], []
-        for node in model.graph:
-            inputs = [value for value in node.inputs if value is not None]
-            if not inputs or not all(stored(value) for value in inputs) or len(node.outputs) != 1:
-                continue
-            if node.outputs[0].is_graph_output():
-                misses.append(Note(module_path(node), f"{node.outputs[0].name} is an output of the graph"))
-            elif reason := _obstacle(node):
-                misses.append(Note(module_path(node), reason))
-            else:
-                changes.append(_fold(model.graph, node))
-        if changes:
+        """Walk the graph until nothing folds any more: a weight may be free once another reader of it is gone."""
+        changes: list[Note] = []
+        while True:
+            folded, misses = _walk(model.graph)
+            if not folded:
+                return Result(model, modified=bool(changes), changes=tuple(changes), misses=misses)
+            changes += folded
             ir.passes.common.RemoveUnusedNodesPass()(model)
-        return Result(model, modified=bool(changes), changes=tuple(changes), misses=tuple(misses))
+
+
+def _walk(graph: ir.Graph) -> tuple[list[Note], tuple[Note, ...]]:
+    """Fold what can be folded, in order, so that a chain folds in one walk; return what was and what was not."""
+    changes, misses = [], []
+    for node in graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if not inputs or not all(stored(value) for value in inputs) or len(node.outputs) != 1:
+            continue
+        if node.outputs[0].is_graph_output():
+            misses.append(Note(module_path(node), f"{node.outputs[0].name} is an output of the graph"))
+        elif reason := _obstacle(node):
+            misses.append(Note(module_path(node), reason))
+        elif node.outputs[0].uses():
+            changes.append(_fold(graph, node))
+    return changes, tuple(misses)
 
 
 def _obstacle(node: ir.Node) -> str | None:

@@ -35,8 +35,20 @@ def to_onnx(model: ir.Model, path: Path, weights: WeightFile, progress: Progress
         else:
             value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
     weights.flush()
-    ClearMetadataAndDocStringPass()(emitted)
+    _clear_metadata(emitted)
     ir.save(emitted, path)
+
+
+def _clear_metadata(model: ir.Model) -> None:
+    """Drop the metadata and doc strings of the model, its nodes and its values."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    ClearMetadataAndDocStringPass()(model)
+    graph = model.graph
+    made = [output for node in graph.all_nodes() for output in node.outputs]
+    for value in (*graph.inputs, *graph.initializers.values(), *made):
+        value.metadata_props.clear()
+        value.doc_string = None
 
 
 def weight_bytes(model: ir.Model) -> int:

@@ -1,0 +1,58 @@
+"""What a user selects of a preset: sub-models by name, or single graphs as ``submodel/graph``."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from m4c.errors import UsageError
+from m4c.models import SUBMODELS, require_submodel
+
+if TYPE_CHECKING:
+    from m4c.models.graph import Graph, Submodel
+
+DIMENSIONS = {
+    "batch": "inputs at once",
+    "length": "phonemes",
+    "past": "steps in the cache",
+    "sequence": "steps of one call",
+    "steps": "frames of a spectrogram",
+}
+"""Every dimension that a graph of M4 names, and that may so be kept dynamic."""
+
+
+def require_dimensions(names: Iterable[str]) -> frozenset[str]:
+    """Return the dimensions of these names.
+
+    Raises:
+        UsageError: if no graph has a dimension of one of them.
+    """
+    for name in names:
+        if name not in DIMENSIONS:
+            known = ", ".join(f"{key} ({meaning})" for key, meaning in DIMENSIONS.items())
+            raise UsageError(f"no graph has a dimension {name!r}", fix=f"choose from: {known}")
+    return frozenset(names)
+
+
+def selected_submodels(names: tuple[str, ...]) -> list[str]:
+    """Return the sub-models that a selection touches, in M4's order; an empty selection is all of them.
+
+    Raises:
+        UsageError: if there is no such sub-model.
+    """
+    wanted = {name.partition("/")[0] for name in names}
+    for name in wanted:
+        require_submodel(name)
+    return [name for name in SUBMODELS if not wanted or name in wanted]
+
+
+def selected_graphs(names: tuple[str, ...], submodel: "Submodel") -> "list[Graph]":
+    """Return the graphs of a sub-model that a selection names; its bare name means all of them.
+
+    Raises:
+        UsageError: if it has no such graph.
+    """
+    exact = [name for name in names if name.startswith(f"{submodel.name}/")]
+    known = {graph.name: graph for graph in submodel.graphs}
+    for name in exact:
+        if name not in known:
+            raise UsageError(f"there is no graph {name!r}", fix=f"choose from: {', '.join(known)}")
+    return [known[name] for name in known if not exact or submodel.name in names or name in exact]
