@@ -75,10 +75,13 @@ def test_a_failing_recipe_writes_nothing_and_may_be_left_out(tmp_path: Path) -> 
 
 
 def test_an_error_leaves_no_half_file(tmp_path: Path) -> None:
-    file = WeightFile(tmp_path / "w.bin")
-    with pytest.raises(KeyError), file:
-        file.put(tensor(np.ones(2, np.float32)))
-        raise KeyError
+    def interrupted() -> None:
+        with WeightFile(tmp_path / "w.bin") as file:
+            file.put(tensor(np.ones(2, np.float32)))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
     assert not list(tmp_path.iterdir())
 
 

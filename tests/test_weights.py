@@ -41,7 +41,12 @@ def graph_with(*values: ir.Value) -> ir.Graph:
 
 def test_a_weight_is_read_at_each_use_and_only_then() -> None:
     tensor, reads = weight(np.ones((2, 3), np.float32))
-    assert (tensor.dtype, tensor.shape, tensor.nbytes, reads.count) == (ir.DataType.FLOAT, [2, 3], 24, 0)
+    assert (tensor.dtype, tensor.shape, tensor.nbytes, reads.count) == (
+        ir.DataType.FLOAT,
+        ir.Shape([2, 3]),
+        24,
+        0,
+    )
     assert array(tensor).sum() == 6
     assert array(tensor).sum() == 6
     assert reads.count == 2
@@ -66,7 +71,7 @@ def test_a_recipe_must_keep_its_promise(given: Array) -> None:
     ],
 )
 def test_dtypes_that_numpy_lacks(dtype: ir.DataType, kind: type) -> None:
-    values = np.array([[1, 2, 3], [4, 5, 6]]).astype(kind)
+    values: Array = np.array([[1, 2, 3], [4, 5, 6]]).astype(kind)
     tensor, _ = weight(values, dtype)
     assert array(tensor).dtype == kind
     assert array(tensor).astype(int).tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -87,7 +92,7 @@ def test_derive_reads_nothing_until_asked() -> None:
     source = stored_value(tensor)
     turned = derive(source, "t", np.transpose, shape=(3, 2))
     halved = derive(turned, "half", lambda a: a.astype(np.float16), shape=(3, 2), dtype=ir.DataType.FLOAT16)
-    assert (halved.name, halved.dtype, halved.shape) == ("w.t.half", ir.DataType.FLOAT16, [3, 2])
+    assert (halved.name, halved.dtype, halved.shape) == ("w.t.half", ir.DataType.FLOAT16, ir.Shape([3, 2]))
     assert reads.count == 0
     assert halved.const_value is not None
     assert array(halved.const_value).tolist() == [[0, 3], [1, 4], [2, 5]]
@@ -151,7 +156,7 @@ def test_hidden_weights_come_back_whatever_happens() -> None:
 
     def inside() -> None:
         assert lazily.const_value is None
-        assert (lazily.dtype, lazily.shape) == (ir.DataType.FLOAT, [2])
+        assert (lazily.dtype, lazily.shape) == (ir.DataType.FLOAT, ir.Shape([2]))
         assert held.const_value is not None
         del graph.initializers["w"]  # an optimizer may find it unused
         raise KeyError
