@@ -144,7 +144,7 @@ def _call(step: Pass, model: ir.Model) -> ir.passes.PassResult:
         return step(model)
     except M4CError:
         raise
-    except ir.passes.PassError as error:
+    except (ir.passes.PassError, ir.passes.InvariantError) as error:
         raise PassError(str(error), where=step.name, fix="this is a bug of m4c; please report it") from error
     except Exception as error:
         raise PassError(

@@ -8,6 +8,7 @@ recipe, evaluated once, when the artifact is written.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,13 +32,21 @@ def _slice(node: ir.Node) -> Evaluate:
     def evaluate(
         data: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None
     ) -> Array:
-        chosen = range(len(starts)) if axes is None else axes
         index: list[Any] = [slice(None)] * data.ndim
-        for i, axis in enumerate(chosen):
-            index[int(axis)] = slice(int(starts[i]), int(ends[i]), None if steps is None else int(steps[i]))
+        for i, axis in enumerate(range(len(starts)) if axes is None else axes):
+            step = 1 if steps is None else int(steps[i])
+            index[int(axis)] = _clamped(int(starts[i]), int(ends[i]), step, data.shape[int(axis)])
         return np.asarray(data[tuple(index)])
 
     return evaluate
+
+
+def _clamped(start: int, end: int, step: int, size: int) -> slice:
+    """Return the slice of an axis as ONNX clamps it: backwards, a start before the axis is its first element."""
+    start, end = (n + size if n < 0 else n for n in (start, end))
+    if step > 0:
+        return slice(max(start, 0), max(end, 0), step)
+    return slice(min(max(start, 0), size - 1), end if end >= 0 else None, step)
 
 
 def _reshape(node: ir.Node) -> Evaluate:
@@ -90,7 +99,7 @@ EVALUATE: dict[str, Callable[[ir.Node], Evaluate]] = {
     "Expand": lambda node: lambda data, _: np.broadcast_to(data, static(node.outputs[0]) or ()),
     "Gather": lambda node: lambda data, ids: np.take(data, ids, axis=attribute(node, "axis", 0)),
     "Identity": _plain(lambda data: data),
-    "Min": _plain(lambda *values: np.minimum.reduce(values)),
+    "Min": _plain(lambda *values: reduce(np.minimum, values)),
     "Mul": _plain(np.multiply),
     "ReduceMean": _reduce(np.mean),
     "ReduceSum": _reduce(np.sum),
@@ -151,12 +160,12 @@ def _obstacle(node: ir.Node) -> str | None:
     if shape is None or output.dtype is None:
         return f"{output.name} has no static shape"
     size = math.prod(shape) * output.dtype.numpy().itemsize
-    kept = [v for v in node.inputs if v is not None and is_weight(v) and _is_kept(v)]
-    if kept and size > SHARED_BYTES:
-        return f"{kept[0].name} is used elsewhere: folding {node.op_type} would store {size} bytes twice"
     read = sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
     if size > max(read, SHARED_BYTES):
         return f"{node.op_type} would store {size} bytes instead of {read}"
+    kept = [v for v in node.inputs if v is not None and is_weight(v) and _is_kept(v)]
+    if kept and size > SHARED_BYTES:
+        return f"{kept[0].name} is used elsewhere: folding {node.op_type} would store {size} bytes twice"
     return None
 
 

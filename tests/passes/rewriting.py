@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx import numpy_helper
 
 from m4c.model import fingerprint
+from m4c.numerics import TOLERANCE, difference
 from m4c.passes.properties import typed
 from m4c.pipeline import Note, Pass, Pipeline
 from m4c.weights import lazy
@@ -93,7 +94,7 @@ def rewrite(
         if exact or expected.dtype.kind != "f":
             np.testing.assert_array_equal(actual, expected, strict=True)
         else:
-            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6, strict=True)
+            assert difference(expected, actual).max_relative <= TOLERANCE["float32"] / 10
     return Rewritten(after, reports[0].changes, reports[0].misses)
 
 

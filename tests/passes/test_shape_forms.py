@@ -41,7 +41,9 @@ def test_unsqueeze_and_squeeze_become_reshape(dims: list[int], places: set[int])
     assert back.operators == ["Reshape"]
 
 
-@pytest.mark.parametrize(("axis", "shape"), [(0, "1, 24"), (1, "2, 12"), (2, "6, 4"), (3, "24, 1"), (-1, "6, 4")])
+@pytest.mark.parametrize(
+    ("axis", "shape"), [(0, "1, 24"), (1, "2, 12"), (2, "6, 4"), (3, "24, 1"), (-1, "6, 4")]
+)
 def test_flatten_becomes_reshape(axis: int, shape: str) -> None:
     made = canonical(f"g (float[2, 3, 4] x) => (float[{shape}] y) {{ y = Flatten<axis = {axis}>(x) }}")
     assert made.operators == ["Reshape"]
@@ -151,7 +153,9 @@ def test_split_becomes_slices(axis: int, how: str) -> None:
 
 
 def test_a_split_of_an_unknown_dimension_stays() -> None:
-    text = "g (float[n, 4] x) => (float[a, 4] y, float[b, 4] z) { y, z = Split<axis = 0, num_outputs = 2>(x) }"
+    text = (
+        "g (float[n, 4] x) => (float[a, 4] y, float[b, 4] z) { y, z = Split<axis = 0, num_outputs = 2>(x) }"
+    )
     assert canonical(text).operators == ["Split"]
 
 

@@ -1,0 +1,29 @@
+"""The order of passes, as manifests keep it."""
+
+from pathlib import Path
+
+import pytest
+
+from m4c.errors import PipelineError
+from m4c.passes import canonical, for_format, for_int8
+from m4c.passes.calibrate import Calibrate
+from m4c.passes.canonicalize import Canonicalize
+from m4c.passes.quantize_static import QuantizeStatic
+from m4c.pipeline import Pipeline
+
+CANONICAL = "simplify | canonicalize | fold-weights | simplify | canonicalize"
+
+
+def test_pipelines_print_as_manifests_keep_them() -> None:
+    calibrate = Calibrate([], Path("nowhere"))
+    assert str(canonical()) == CANONICAL
+    assert str(for_format("onnx")) == CANONICAL
+    assert str(for_format("tflite")).startswith(f"{CANONICAL} | decompose-layer-norm")
+    assert str(for_int8("onnx", calibrate)).startswith(f"{CANONICAL} | calibrate | quantize-static")
+
+
+def test_passes_refuse_to_come_too_early() -> None:
+    with pytest.raises(PipelineError, match="canonicalize needs typed"):
+        Pipeline((Canonicalize(),))
+    with pytest.raises(PipelineError, match="quantize-static needs calibrated"):
+        canonical() | QuantizeStatic()
