@@ -4,6 +4,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from tests.bundles import copied, float_bundle, int8_bundle
+
+__all__ = ["copied", "float_bundle", "int8_bundle"]
+
 
 @pytest.fixture(autouse=True)
 def _strict() -> None:

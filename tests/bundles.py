@@ -1,0 +1,58 @@
+"""Bundles that several tests read: exported once a session. Tests that alter one copy it first."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from m4c.bundle import MANIFEST, FileRecord
+from m4c.compile import compile_bundle
+from m4c.progress import Silent
+from m4c.request import Request
+from m4c.targets.profile import load_target
+from m4c.weight_file import sha256
+
+Copy = Callable[[Path], Path]
+
+SMALL = ("projection", "gen_dec")
+
+
+@pytest.fixture(scope="session")
+def float_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of two sub-models in float32 ONNX."""
+    out = tmp_path_factory.mktemp("bundles") / "float"
+    compile_bundle(Request(target=load_target("cpu"), submodels=SMALL), out, Silent())
+    return out
+
+
+@pytest.fixture(scope="session")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of one sub-model in int8 TFLite."""
+    out = tmp_path_factory.mktemp("bundles") / "int8"
+    request = Request(target=load_target("edgetpu"), submodels=("projection",), calibration="random")
+    compile_bundle(request, out, Silent())
+    return out
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Copy:
+    """Return a function that copies a bundle into the test's folder."""
+
+    def copy(bundle: Path) -> Path:
+        return shutil.copytree(bundle, tmp_path / "copy")
+
+    return copy
+
+
+def edit_manifest(bundle: Path, old: str, new: str) -> None:
+    """Replace a text that occurs once in the manifest."""
+    path = bundle / MANIFEST
+    text = path.read_text("utf-8")
+    assert text.count(old) == 1, f"{old} occurs {text.count(old)} times"
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+def update_hash(bundle: Path, record: FileRecord) -> None:
+    """Let the manifest vouch for a file as it is now."""
+    edit_manifest(bundle, record.sha256, sha256(bundle / record.path))
