@@ -14,7 +14,7 @@ def module_path(node: ir.Node) -> str:
     """Return the torch module that ``node`` was captured from, such as ``blocks.1.fc``, or the node's name."""
     scopes = node.metadata_props.get(NAME_SCOPES)
     if scopes:
-        path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+        path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope not in ("", "source")]
         if path:
             return str(path[-1]).removeprefix("source.")
     return node.name or node.op_type

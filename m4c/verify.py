@@ -10,6 +10,7 @@ import onnx_ir as ir
 from m4c.errors import NumbersError
 from m4c.model import module_path
 from m4c.numerics import Difference, difference, worst
+from m4c.observers import MASKED
 from m4c.runners import open_runner
 from m4c.source import Source
 from m4c.trace import onnx_values, tflite_values
@@ -83,7 +84,8 @@ def first_difference(
 ) -> str:
     """Return the first node, in the order of the graph, whose value is beyond what ``precision`` allows.
 
-    Values that only one of the two computes, such as those inside a fused operator, are passed over.
+    Values that only one of the two computes, such as those inside a fused operator, are passed over; so are masked ones,
+    which saturate in integers and would hide all others in floats.
     """
     actual: dict[str, Array] = {}
     record = onnx_values if artifact.suffix == ".onnx" else tflite_values
@@ -93,7 +95,8 @@ def first_difference(
     def compare(name: str, value: Array) -> None:
         comparable = name in actual and actual[name].shape == value.shape and value.dtype.kind == "f"
         if comparable and not np.isnan(value).any():  # NaN that the source masks later says nothing
-            found[name] = difference(value, actual[name])
+            real = value >= MASKED
+            found[name] = difference(value[real], actual[name][real])
 
     source.record(inputs, compare)
     for node in model.graph:

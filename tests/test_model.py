@@ -36,8 +36,9 @@ def test_module_path_is_where_a_node_was_captured() -> None:
     assert module_path(node) == "n7"
     node.metadata_props[NAME_SCOPES] = "['', 'source', 'source.blocks.1', 'source.blocks.1.fc', 'linear_1']"
     assert module_path(node) == "blocks.1.fc"
-    node.metadata_props[NAME_SCOPES] = "['', 'add']"  # of the captured module itself
-    assert module_path(node) == "n7"
+    for scopes in ("['', 'add']", "['', 'source', 'add']"):  # of the captured module itself
+        node.metadata_props[NAME_SCOPES] = scopes
+        assert module_path(node) == "n7"
     assert module_path(ir.node("Add", [])) == "Add"
 
 
