@@ -1,0 +1,24 @@
+"""Tasks and the graphs they need."""
+
+import pytest
+
+from m4c.errors import UsageError
+from m4c.models import SUBMODELS
+from m4c.tasks import TASKS, require_task, routes
+
+
+def test_tasks_need_graphs_of_submodels() -> None:
+    for task in TASKS.values():
+        assert {graph.partition("/")[0] for graph in task.graphs} <= set(SUBMODELS)
+
+
+def test_a_route_is_there_if_all_its_graphs_are() -> None:
+    speech = TASKS["T32"].graphs
+    assert routes({*speech, "gen_dec/head"}) == {"T32": speech}
+    assert routes(set(speech[1:])) == {}
+
+
+def test_unknown_tasks_are_refused() -> None:
+    assert require_task("T32").title == "speech recognition"
+    with pytest.raises(UsageError, match=r"runs no task 'T99'\n  fix: it runs: T32 \(speech recognition\)"):
+        require_task("T99")
