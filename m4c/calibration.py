@@ -8,6 +8,7 @@ import numpy as np
 
 from m4c.errors import UsageError
 from m4c.host.prepare import prepare
+from m4c.samples import open_samples
 from m4c.source import Source
 
 RANDOM = "random"
@@ -70,21 +71,35 @@ def samples_for(source: Source, calibration: str | None, seed: int) -> Samples:
         )
     path = Path(calibration)
     if not path.exists():
-        raise UsageError(f"there are no calibration samples at {path}")
+        raise UsageError(
+            f"there are no calibration samples at {path}",
+            fix="give --calibration a folder or file that exists, or the word random",
+        )
     if (path / source.name).is_dir():
         path = path / source.name
     raw = _raw_files(source, path)
     if raw:
         return Samples(f"{len(raw)} files of the user", _Prepared(source, raw))
-    from m4c.samples import open_samples
-
-    opened = open_samples(path)
-    return Samples("samples of the user", opened)
+    if path.is_dir() and not any(path.glob("*.npz")):
+        suffixes = (*_suffixes(source), ".npz")
+        raise UsageError(
+            f"{path} holds no samples for {source.name}", fix=f"put files into it: {', '.join(suffixes)}"
+        )
+    samples = open_samples(path)
+    return Samples(f"{len(samples)} samples of the user", samples)
 
 
 def _raw_files(source: Source, path: Path) -> tuple[Path, ...]:
     """Return the files of a folder that can be prepared as the only input of ``source``."""
-    if not path.is_dir() or len(source.inputs) != 1:
+    if not path.is_dir():
+        return ()
+    suffixes = _suffixes(source)
+    return tuple(file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes)
+
+
+def _suffixes(source: Source) -> tuple[str, ...]:
+    """Return the suffixes of files that can be prepared for ``source``: those of its only input, else none."""
+    if len(source.inputs) != 1:
         return ()
     kind = source.inputs[0].host.get("kind")
-    return tuple(f for f in sorted(path.iterdir()) if kind in RAW.get(f.suffix.lower(), ()))
+    return tuple(suffix for suffix, kinds in RAW.items() if kind in kinds)

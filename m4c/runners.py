@@ -97,7 +97,15 @@ class TfliteRunner:
                 where=str(self._path),
                 fix="give each by its name",
             )
-        made = self._signature(**{name: to_stored(value, details[name]) for name, value in inputs.items()})
+        stored = {name: to_stored(value, details[name]) for name, value in inputs.items()}
+        try:
+            made = self._signature(**stored)
+        except (RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"LiteRT does not run it: {error}",
+                where=str(self._path),
+                fix="give each input in its dtype and shape",
+            ) from error
         wanted = self._signature.get_output_details()
         return {name: from_stored(value, wanted[name]) for name, value in made.items()}
 

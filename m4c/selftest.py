@@ -3,12 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from m4c.bundle import GraphRecord, Manifest, check_files
-from m4c.errors import NumbersError
-from m4c.numerics import Difference, difference, worst
+from m4c.errors import BundleError, NumbersError
+from m4c.numerics import SQNR_FLOOR_DB, TOLERANCE, Difference, difference, worst
 from m4c.runners import open_runner
+
+Array = np.ndarray
+
+PRECISIONS = frozenset({*TOLERANCE, *SQNR_FLOOR_DB})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +38,14 @@ def selftest(manifest: Manifest, folder: Path) -> list[Selftest]:
 
 def _check(graph: GraphRecord, folder: Path) -> Difference:
     """Compare one artifact with its vector."""
-    vector = load_file(folder / graph.vector.path)
-    inputs = {
-        name.removeprefix("inputs."): value for name, value in vector.items() if name.startswith("inputs.")
-    }
+    if graph.precision not in PRECISIONS:
+        raise BundleError(
+            f"{graph.name} has precision {graph.precision!r}",
+            fix=f"this m4c knows {', '.join(sorted(PRECISIONS))}",
+        )
+    inputs, expected = _vector(graph, folder)
     actual = open_runner(folder / graph.file.path).run(inputs)
-    found = worst([difference(vector[f"outputs.{port.name}"], actual[port.name]) for port in graph.outputs])
+    found = worst([_compare(graph, name, expected[name], actual) for name in expected])
     if not found.within(graph.precision):
         raise NumbersError(
             f"{graph.name} differs from its test vector: {found}, allowed is {found.allowed(graph.precision)}",
@@ -45,3 +53,35 @@ def _check(graph: GraphRecord, folder: Path) -> Difference:
             fix="compare the runtime's version with the one in the manifest, or export again",
         )
     return found
+
+
+def _vector(graph: GraphRecord, folder: Path) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the inputs and the outputs of a test vector."""
+    try:
+        vector = load_file(folder / graph.vector.path)
+        inputs = {port.name: vector[f"inputs.{port.name}"] for port in graph.inputs}
+        outputs = {port.name: vector[f"outputs.{port.name}"] for port in graph.outputs}
+    except (SafetensorError, KeyError) as error:
+        raise BundleError(
+            f"the test vector is not that of {graph.name}: {error}",
+            where=graph.vector.path,
+            fix="export again",
+        ) from error
+    if not outputs:
+        raise BundleError(
+            f"{graph.name} has no outputs to compare", where=graph.file.path, fix="export again"
+        )
+    return inputs, outputs
+
+
+def _compare(graph: GraphRecord, name: str, expected: Array, actual: dict[str, Array]) -> Difference:
+    """Compare one output; one that is missing or of another shape differs beyond any tolerance."""
+    got = actual.get(name)
+    if got is None or got.shape != expected.shape:
+        raise NumbersError(
+            f"{graph.name} returns {name} as {list(got.shape) if got is not None else 'nothing'}, "
+            f"its test vector has {list(expected.shape)}",
+            where=graph.file.path,
+            fix="export again",
+        )
+    return difference(expected, got)

@@ -60,8 +60,10 @@ def load_target(name: str) -> Target:
     path = Path(name)
     if path.suffix == ".toml":
         if not path.is_file():
-            raise ProfileError(f"there is no target profile at {path}")
-        text = path.read_text("utf-8")
+            raise ProfileError(
+                f"there is no target profile at {path}", fix=f"give a file, or a name: {', '.join(names())}"
+            )
+        text = _read(path)
     elif name in names():
         text = (files("m4c.targets") / f"{name}.toml").read_text("utf-8")
     else:
@@ -71,19 +73,32 @@ def load_target(name: str) -> Target:
     return _parse(text, name)
 
 
+def _read(path: Path) -> str:
+    """Return the text of a profile."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ProfileError(
+            f"not a text file: {error.reason}", where=str(path), fix="write it in UTF-8"
+        ) from error
+
+
 def _parse(text: str, where: str) -> Target:
     """Read a profile strictly."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ProfileError(f"not TOML: {error}", where=where) from error
+        raise ProfileError(f"not TOML: {error}", where=where, fix="write text in quotes") from error
     known = {field.name: field.type for field in fields(Target)}
     for key, value in table.items():
         if key not in known:
             raise ProfileError(f"unknown key {key!r}", where=where, fix=f"known are: {', '.join(known)}")
         if not isinstance(value, bool if known[key] in (bool, "bool") else str):
-            raise ProfileError(f"{key} is {value!r}, of the wrong type", where=where)
+            wanted = "true or false" if known[key] in (bool, "bool") else "a text in quotes"
+            raise ProfileError(
+                f"{key} is {value!r}, of the wrong type", where=where, fix=f"{key} must be {wanted}"
+            )
     missing = [key for key in known if key not in table]
     if missing:
-        raise ProfileError(f"misses {', '.join(missing)}", where=where)
+        raise ProfileError(f"misses {', '.join(missing)}", where=where, fix="add it")
     return Target(**table)
