@@ -80,7 +80,7 @@ def test_a_vector_of_another_shape(float_bundle: Path, copied: Copy) -> None:
 def test_a_vector_of_another_graph(float_bundle: Path, copied: Copy) -> None:
     folder = copied(float_bundle)
     change_vector(folder, inputs_hidden=None)
-    with pytest.raises(BundleError, match="the test vector is not that of gen_dec/head: 'inputs.hidden'"):
+    with pytest.raises(BundleError, match=r"the test vector is not that of gen_dec/head: 'inputs.hidden'"):
         selftest(read_manifest(folder), folder)
 
 

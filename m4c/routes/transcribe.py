@@ -67,7 +67,7 @@ def decode(
                 **heard,
             }
         )
-        scores = made["logits"][0, -1]
+        scores = made["logits"][0, -1].copy()
         scores[list(at_first if not done else never)] = -np.inf
         if timestamps is not None:
             scores[timestamps:] = -np.inf
