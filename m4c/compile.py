@@ -100,6 +100,7 @@ def _compile_onnx(request: Request, path: Path, folder: Path, progress: Progress
     """Compile an ONNX file as a sub-model of one graph."""
     name = path.stem
     graphs = compile_sources(request, [OnnxSource(path)], folder / "graphs" / name, folder, progress)
+    progress.completed(name)
     return SubmodelRecord(name, f"in {path.name}", "as the file's", _weight_files(folder, name), {}, graphs)
 
 
