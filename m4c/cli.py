@@ -259,7 +259,7 @@ def main() -> NoReturn:
     from m4c.errors import Bug, M4CError, UsageError
 
     try:
-        app()
+        app(prog_name="m4c")
     except M4CError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)

@@ -18,6 +18,7 @@ from m4c.errors import UsageError
 from m4c.models.graph import Port
 
 Array = np.ndarray
+ONNX = "give a model that onnx.checker accepts"
 Recorder = Callable[[str, Array], None]
 """Called with the name and value of everything that is computed on the way."""
 
@@ -197,9 +198,9 @@ class OnnxSource:
         try:
             model = ir.load(self.path)
         except Exception as error:  # protobuf's errors have no common base
-            raise UsageError(f"not a readable ONNX file: {error}", where=str(self.path)) from error
+            raise UsageError(f"not a readable ONNX file: {error}", where=str(self.path), fix=ONNX) from error
         if not model.graph.outputs:
-            raise UsageError("not an ONNX file: it has no graph with outputs", where=str(self.path))
+            raise UsageError("not an ONNX file: it has no graph with outputs", where=str(self.path), fix=ONNX)
         for value in [v for v in model.graph.inputs if v.const_value is not None]:
             model.graph.inputs.remove(value)
         return model

@@ -8,7 +8,6 @@ import pytest
 from safetensors.numpy import save_file
 
 from m4c import __version__
-from m4c import compile as driver
 from m4c.bundle import Manifest, read_manifest
 from m4c.compile import TOOLS, compile_bundle
 from m4c.errors import NumbersError, UnsupportedError, UsageError
@@ -16,6 +15,7 @@ from m4c.numerics import TOLERANCE
 from m4c.progress import Silent
 from m4c.request import Request
 from m4c.runners import open_runner
+from m4c.targets import emit_onnx
 from m4c.targets.profile import load_target
 from tests.test_parallel import Heard
 
@@ -137,15 +137,13 @@ def test_a_fallback_that_is_not_allowed_is_an_error(tmp_path: Path, text: str) -
 
 
 def test_wrong_numbers_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = driver.to_onnx
-
     def wrong(*arguments: object) -> None:
-        real(*arguments)  # type: ignore[arg-type]
+        emit_onnx.to_onnx(*arguments)  # type: ignore[arg-type]
         path = arguments[1]
         assert isinstance(path, Path)
         onnx_file(path.parent, STATIC.replace("Relu(x)", "Abs(x)"), path.name)
 
-    monkeypatch.setattr(driver, "to_onnx", wrong)
+    monkeypatch.setattr("m4c.compile.to_onnx", wrong)
     with pytest.raises(NumbersError, match="net/net differs from its source: max relative error") as caught:
         compiled(Request(target=CPU, model=onnx_file(tmp_path, STATIC)), tmp_path / "out")
     assert "Relu y" in caught.value.where
