@@ -22,6 +22,11 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 
 
+def host_folder(bundle: Path, submodel: str) -> Path:
+    """Return where the bundle keeps the files that the host needs for a sub-model, such as its tokenizer."""
+    return bundle / "host" / submodel
+
+
 @dataclass(frozen=True)
 class PortRecord:
     """An input or output of an artifact, as a runner sees it."""

@@ -21,6 +21,7 @@ from m4c.bundle import (
     PortRecord,
     SubmodelRecord,
     VerificationRecord,
+    host_folder,
     record_file,
     staged,
     write_manifest,
@@ -29,7 +30,7 @@ from m4c.calibration import Samples, samples_for
 from m4c.checkpoints import open_checkpoint
 from m4c.errors import UnsupportedError
 from m4c.model import operator_counts
-from m4c.models.graph import Port
+from m4c.models.graph import Port, Submodel
 from m4c.parallel import in_processes
 from m4c.passes import for_format, for_int8
 from m4c.passes.calibrate import Calibrate
@@ -90,7 +91,7 @@ def compile_submodel(request: Request, folder: Path, name: str, progress: Progre
         name=name,
         weights="checkpoint" if path else f"random, seed {request.seed}",
         licence=submodel.licence if path else "random weights: no licence",
-        files=(*_weight_files(folder, name), *_assets(path, submodel.assets, folder)),
+        files=(*_weight_files(folder, name), *_assets(path, submodel, folder)),
         host=submodel.host(path) if submodel.host and path and path.is_dir() else {},
         graphs=graphs,
     )
@@ -276,12 +277,14 @@ def _weight_files(folder: Path, submodel: str) -> tuple[FileRecord, ...]:
     return (record_file(folder, path),) if path.exists() else ()
 
 
-def _assets(weights: Path | None, names: tuple[str, ...], folder: Path) -> tuple[FileRecord, ...]:
+def _assets(weights: Path | None, submodel: Submodel, folder: Path) -> tuple[FileRecord, ...]:
     """Copy the files that the host needs from beside the weights, as far as they are there."""
     copied = []
-    for name in names:
+    for name in submodel.assets:
         found = weights / name if weights is not None and weights.is_dir() else None
         if found is not None and found.is_file():
-            shutil.copyfile(found, folder / name)
-            copied.append(record_file(folder, folder / name))
+            kept = host_folder(folder, submodel.name) / name
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(found, kept)
+            copied.append(record_file(folder, kept))
     return tuple(copied)

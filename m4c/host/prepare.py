@@ -29,7 +29,7 @@ def prepare(host: Host, raw: object, folder: Path = Path()) -> Array:
 
     ``raw`` is a path, or what the path would hold: text; samples at the model's rate, or (samples, rate); pixels
     (height, width, 3) of uint8, or the bytes of an image file; a recording (channels, samples). Files that ``host``
-    names are looked up in ``folder``, the bundle.
+    names are looked up in ``folder``, where the bundle keeps the sub-model's files.
 
     Raises:
         BundleError: if the kind is unknown, or a parameter is missing or wrong.

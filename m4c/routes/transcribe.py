@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from m4c.bundle import Manifest
+from m4c.bundle import Manifest, host_folder
 from m4c.host.masks import causal_mask, positions
 from m4c.host.prepare import prepare
 from m4c.host.text import ByteTokenizer, JsonTokenizer
@@ -31,7 +31,7 @@ def transcribe(folder: Path, manifest: Manifest, audio: Path) -> str:
         for part in ("encoder", "cross", "decoder")
     )
     mel = manifest.graph("aud_i_enc/encoder").inputs[0]
-    states = encoder.run({"mel": prepare(mel.host, read_wav(audio), folder)})
+    states = encoder.run({"mel": prepare(mel.host, read_wav(audio))})
     heard = cross.run({"states": states["states"]})
     host = {**manifest.graph("aud_i_enc/decoder").inputs[0].host, **manifest.submodel("aud_i_enc").host}
     past = {
@@ -42,7 +42,7 @@ def transcribe(folder: Path, manifest: Manifest, audio: Path) -> str:
         if port.name.startswith("past_")
     }
     tokens = list(decode(decoder, heard, past, host))
-    return _text(host, folder, tokens)
+    return _text(host, host_folder(folder, "aud_i_enc"), tokens)
 
 
 def decode(
