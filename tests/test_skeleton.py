@@ -39,11 +39,9 @@ def test_tied_weights_stay_tied() -> None:
 
 
 def test_torch_is_as_before_afterwards() -> None:
-    before = {name: getattr(nn.init, name) for name in dir(nn.init)}
     register = nn.Module.register_parameter
     with pytest.raises(KeyError), skeleton():
         raise KeyError
-    assert {name: getattr(nn.init, name) for name in dir(nn.init)} == before
     assert nn.Module.register_parameter is register
     assert not isinstance(nn.Linear(2, 2).weight, FakeTensor)
 
