@@ -80,7 +80,7 @@ def gather(node: ir.Node) -> str | None:
         return None
     axis = attribute(node, "axis", 0) % len(data.shape)
     rows = data.shape[axis]
-    if picked.ndim == 1 and isinstance(rows, int) and np.array_equal(picked, np.arange(rows)):
+    if isinstance(rows, int) and np.array_equal(picked, np.arange(rows)):
         return "Gather of all rows removed" if bypass(node, data) else None
     target = _target(node.outputs[0])
     if picked.size != 1 or target is None:

@@ -44,7 +44,9 @@ def work(item: str, progress: Progress) -> tuple[str, int, str]:
 def broken(item: str, progress: Progress) -> str:
     if item == "unsupported":
         raise UnsupportedError("no kernel", where=item, fix="leave it out")
-    if item == "foreign":
+    if item == "late":
+        time.sleep(1)
+    if item in ("foreign", "late"):
         raise KeyError(item)
     if item == "killed":
         os._exit(9)
@@ -84,6 +86,11 @@ def test_an_error_comes_as_it_was(jobs: int) -> None:
     assert error.exit_code == 3
     with pytest.raises(KeyError):
         in_processes(broken, ["foreign", "good"], Silent(), jobs)
+
+
+def test_the_first_error_is_the_first_in_time() -> None:
+    with pytest.raises(UnsupportedError):
+        in_processes(broken, ["late", "unsupported"], Silent(), jobs=2)
 
 
 def test_a_killed_process_is_said_to_be_killed() -> None:
