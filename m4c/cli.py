@@ -212,14 +212,21 @@ def report(
         str, typer.Argument(help="A preset, a bundle, an .onnx or a .tflite file.")
     ] = "m4-nano",
     form: Annotated[ReportFormat, typer.Option("--format", help="text, json or md.")] = ReportFormat.TEXT,
+    jobs: Annotated[int, typer.Option(help="Sub-models captured at once; 0: one a core.", min=0)] = 0,
     as_json: Json = False,
 ) -> None:
     """Report the operator types of every graph, and those of all together."""
+    from m4c.models import PRESETS, SUBMODELS
     from m4c.operator_reports.render import to_json, to_markdown, to_table
     from m4c.operator_reports.subjects import operators_of
-    from m4c.terminal import show_json, show_table
+    from m4c.progress import Silent
+    from m4c.terminal import ProgressBar, show_json, show_table
 
-    graphs = operators_of(subject)
+    if subject in PRESETS:
+        with ProgressBar(len(SUBMODELS)) as progress:
+            graphs = operators_of(subject, progress, jobs)
+    else:
+        graphs = operators_of(subject, Silent())
     if as_json or form is ReportFormat.JSON:
         show_json(to_json(graphs))
     elif form is ReportFormat.MARKDOWN:
