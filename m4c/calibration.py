@@ -89,6 +89,18 @@ def samples_for(source: Source, calibration: str | None, seed: int) -> Samples:
     return Samples(f"{len(samples)} samples of the user", samples)
 
 
+def without_samples(source: Source, calibration: str | None) -> str:
+    """Return why nobody can give samples of ``source`` as raw files, if there are no others for it; else nothing."""
+    if calibration is None or calibration == RANDOM or _suffixes(source):
+        return ""
+    path = Path(calibration)
+    given = list(path.iterdir()) if path.is_dir() else []
+    if not given or (path / source.name).is_dir() or any(file.suffix == ".npz" for file in given):
+        return ""
+    inputs = ", ".join(port.name for port in source.inputs)
+    return f"there are no calibration samples of its inputs ({inputs}), which no file of a user holds"
+
+
 def _raw_files(source: Source, path: Path) -> tuple[Path, ...]:
     """Return the files of a folder that can be prepared as the only input of ``source``."""
     if not path.is_dir():

@@ -32,11 +32,11 @@ from m4c.errors import UnsupportedError
 from m4c.model import operator_counts
 from m4c.models.graph import Port, Submodel
 from m4c.parallel import in_processes
-from m4c.passes import for_format, for_int8
+from m4c.passes import OBSERVERS, for_format, for_int8
 from m4c.passes.calibrate import Calibrate
 from m4c.pipeline import Pipeline
 from m4c.progress import Progress
-from m4c.request import Plan, Request, fall_back, plan
+from m4c.request import INTEGER, Plan, Request, fall_back, plan
 from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
@@ -45,7 +45,6 @@ from m4c.verify import Verification, verify
 from m4c.weight_file import WeightFile
 
 TOOLS = ("ai-edge-litert", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers", "diffusers")
-INTEGER = frozenset({"int8"})
 Step = Callable[[int, int], None]
 """Told how much of a stage is done, and of how much."""
 
@@ -194,7 +193,7 @@ def _pipeline(planned: Plan, samples: Samples | None, workspace: Path, step: Ste
         return for_format(planned.format)
     return for_int8(
         planned.format,
-        Calibrate(samples.items, workspace, progress=lambda done: step(done, 0)),
+        Calibrate(samples.items, workspace, OBSERVERS[planned.precision], lambda done: step(done, 0)),
     )
 
 

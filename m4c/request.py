@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from m4c.calibration import without_samples
 from m4c.source import Source
 from m4c.targets.profile import Target, load_target
+
+INTEGER = frozenset({"int8"})
+"""The precisions that need calibration."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ def plan(request: Request, source: Source) -> Plan:
     growing = sorted({d for port in source.inputs for d in port.shape if isinstance(d, str) and "+" not in d})
     if growing and (target.static_shapes or wanted.format == "tflite"):
         return fall_back(f"{' and '.join(growing)} change from call to call, {target.name} has static shapes")
+    if wanted.precision in INTEGER and (reason := without_samples(source, request.calibration)):
+        return fall_back(reason)
     return wanted
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m4c.calibration import RANDOM_SAMPLES, RAW, samples_for
+from m4c.calibration import RANDOM_SAMPLES, RAW, samples_for, without_samples
 from m4c.errors import UsageError
 from m4c.host.prepare import KINDS, prepare
 from m4c.models import SUBMODELS, build
@@ -37,6 +37,18 @@ def test_int8_without_samples_is_refused() -> None:
         UsageError, match=r"int8 needs calibration samples for projection/linear\n  fix: .*random"
     ):
         samples_for(source("projection/linear"), None, 0)
+
+
+def test_only_raw_files_of_other_graphs_are_no_samples(tmp_path: Path) -> None:
+    made = source("aud_i_enc/cross")
+    assert not without_samples(made, str(tmp_path))  # an empty folder is a mistake, and refused as one
+    (tmp_path / "a.wav").touch()
+    assert "states" in without_samples(made, str(tmp_path))
+    assert not without_samples(source("aud_i_enc/encoder"), str(tmp_path))
+    assert not without_samples(made, "random")
+    assert not without_samples(made, None)
+    (tmp_path / "aud_i_enc/cross").mkdir(parents=True)
+    assert not without_samples(made, str(tmp_path))
 
 
 def test_arrays_of_the_user(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What follows from a request for one graph."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,16 @@ def test_what_grows_is_built_for_the_cpu(request_: Request) -> None:
 
 def test_what_grows_may_run_where_shapes_are_dynamic() -> None:
     assert plan(Request(target=CPU), source("batch", 4)).fallback is None
+
+
+def test_what_nobody_has_samples_of_is_built_for_the_cpu(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    asked = Request(target=TPU, calibration=str(tmp_path))
+    made = plan(asked, source(1, 4))
+    assert (made.precision, made.processor) == ("float32", "cpu")
+    assert "no calibration samples of its inputs (x)" in str(made.fallback)
+    (tmp_path / "0.npz").touch()
+    assert plan(asked, source(1, 4)).precision == "int8"
 
 
 def test_a_fallback_keeps_its_reason() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from m4c.weights import Array, lazy
 
 SPREAD = 0.02
-"""Half-width of the values of embeddings, biases and positions, as usual in transformers."""
+"""Half-width of the values of embeddings and biases, as usual in transformers."""
 
 PIECE = 1 << 20
 """How many values are drawn at once; even, as the generator gives two at a time."""
@@ -25,6 +25,8 @@ def random_weights(source: nn.Module, seed: int) -> Mapping[str, ir.TensorProtoc
     """Return a random float32 tensor for every parameter of ``source``; its persistent buffers keep their values.
 
     Matrices keep the variance of what passes through them (uniform within ±√(3 / inputs)); norm weights lie around 1.
+    A token that joins others in a sequence is as large as they are: a state much smaller than its neighbours would be
+    lost in integers.
     A parameter that has several names has the values of the first.
     """
     parameters: dict[str, str] = {}
@@ -47,8 +49,9 @@ def random_weights(source: nn.Module, seed: int) -> Mapping[str, ir.TensorProtoc
 def _random(name: str, shape: tuple[int, ...], seed: int, embedding: bool) -> ir.LazyTensor:
     """Return one lazy tensor."""
     norm = len(shape) <= 1 and name.rsplit(".", 1)[-1] not in ("bias", "in_proj_bias")
+    token = len(shape) > 2 and all(size == 1 for size in shape[:-1])
     flat = len(shape) <= 1 or embedding or all(size == 1 for size in shape[:-1])
-    width = SPREAD if flat else math.sqrt(3 / math.prod(shape[1:]))
+    width = math.sqrt(3) if token else SPREAD if flat else math.sqrt(3 / math.prod(shape[1:]))
     centre = np.float32(1 if norm else 0)
 
     def read() -> Array:

@@ -89,6 +89,14 @@ def test_norms_lie_around_one_and_the_rest_is_small() -> None:
     assert found["table"].tolist() == [0, 1, 2]
 
 
+def test_a_token_is_as_large_as_its_neighbours() -> None:
+    with skeleton():
+        source = build("img_enc", "m4-nano").source
+    weights = random_weights(source, 0)
+    token = array(weights["modality_preprocessors.vision.cls_token"])
+    assert token.std() == pytest.approx(1, abs=0.2)
+
+
 def test_names_and_shapes_are_those_of_the_state_dict() -> None:
     with skeleton():
         source = build("aud_i_enc", "m4-nano").source
