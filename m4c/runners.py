@@ -19,10 +19,14 @@ class Runner(Protocol):
         ...
 
 
-def open_runner(path: Path, threads: int = 0) -> Runner:
-    """Open an artifact by its suffix; ``threads`` 0 means the runtime's own choice."""
+def open_runner(path: Path, threads: int = 0, *, mapped: bool = False) -> Runner:
+    """Open an artifact by its suffix; ``threads`` 0 means the runtime's own choice.
+
+    ``mapped`` leaves weights in their file, for a check of a model of any size; without it a runtime may copy them into the
+    layout that it computes fastest with.
+    """
     if path.suffix == ".onnx":
-        return OnnxRunner(path, threads)
+        return OnnxRunner(path, threads, mapped=mapped)
     if path.suffix == ".tflite":
         return TfliteRunner(path, threads)
     raise UsageError(f"{path} is neither .onnx nor .tflite", fix="give an artifact of a bundle")
@@ -31,12 +35,14 @@ def open_runner(path: Path, threads: int = 0) -> Runner:
 class OnnxRunner:
     """A model in ONNX Runtime on the CPU."""
 
-    def __init__(self, path: Path, threads: int = 0) -> None:
-        """Load ``path``; weights are mapped from its data file."""
+    def __init__(self, path: Path, threads: int = 0, *, mapped: bool = False) -> None:
+        """Load ``path``; ``mapped`` keeps ONNX Runtime from packing its weights anew in memory."""
         import onnxruntime  # here, so that TFLite bundles need not load it
 
         self._path = path
         options = onnxruntime.SessionOptions()
+        if mapped:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
         try:

@@ -44,7 +44,7 @@ def _check(graph: GraphRecord, folder: Path) -> Difference:
             fix=f"this m4c knows {', '.join(sorted(PRECISIONS))}",
         )
     inputs, expected = _vector(graph, folder)
-    actual = open_runner(folder / graph.file.path).run(inputs)
+    actual = open_runner(folder / graph.file.path, mapped=True).run(inputs)
     found = worst([_compare(graph, name, expected[name], actual) for name in expected])
     if not found.within(graph.precision):
         raise NumbersError(

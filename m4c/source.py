@@ -185,7 +185,7 @@ class OnnxSource:
         """Run the file in ONNX Runtime."""
         from m4c.runners import OnnxRunner
 
-        return OnnxRunner(self.path).run(inputs)
+        return OnnxRunner(self.path, mapped=True).run(inputs)
 
     def record(self, inputs: Mapping[str, Array], recorder: Recorder) -> None:
         """Run the file with every value as an output."""

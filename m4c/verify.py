@@ -39,7 +39,7 @@ def verify(
     """
     expected = source.run(inputs)
     _check_numbers(source, expected)
-    actual = open_runner(artifact).run(inputs)
+    actual = open_runner(artifact, mapped=True).run(inputs)
     _check_outputs(source, expected, actual)
     found = worst([difference(expected[name], actual[name]) for name in expected])
     if not found.within(precision):
