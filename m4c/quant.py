@@ -31,6 +31,9 @@ LARGEST_BIAS = 2.0**30
 RANGE = "m4c.range"
 """Key in ``Value.metadata_props`` of a calibrated range: the two numbers, separated by a space."""
 
+BOUNDS = "m4c.bounds"
+"""Key of a range that holds by construction, written by the pass that made the value."""
+
 
 @dataclass(frozen=True, slots=True)
 class PerTensor:
@@ -164,13 +167,28 @@ def set_range(value: ir.Value, low: float, high: float) -> None:
     value.metadata_props[RANGE] = f"{float(low)!r} {float(high)!r}"
 
 
+def set_bounds(value: ir.Value, low: float, high: float) -> None:
+    """Write the range that ``value`` has by construction: calibration takes it, whatever the samples show."""
+    value.metadata_props[BOUNDS] = f"{float(low)!r} {float(high)!r}"
+
+
+def get_bounds(value: ir.Value) -> tuple[float, float] | None:
+    """Return what :func:`set_bounds` wrote, or None."""
+    return _numbers(value, BOUNDS)
+
+
 def get_range(value: ir.Value) -> tuple[float, float] | None:
     """Return the calibrated range of ``value``, or None if it has none.
 
     Raises:
         UsageError: if the metadata is there and is not a range.
     """
-    text = value.metadata_props.get(RANGE)
+    return _numbers(value, RANGE)
+
+
+def _numbers(value: ir.Value, key: str) -> tuple[float, float] | None:
+    """Return the two numbers under ``key`` in the metadata of ``value``, or None if there are none."""
+    text = value.metadata_props.get(key)
     if text is None:
         return None
     try:

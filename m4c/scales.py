@@ -69,6 +69,7 @@ RULES: Rules = {
     "Where": Same((1, 2)),
     "Softmax": _PROBABILITY,
     "Sigmoid": _PROBABILITY,
+    "LogSoftmax": Fixed(Quantization(1 / 16, 127)),
     "Tanh": Fixed(Quantization(1 / 128, 0), Quantization(1 / 32768, 0, WIDE)),
     "LpNormalization": Fixed(Quantization(1 / 128, 0)),
 }

@@ -19,7 +19,7 @@ from m4c.errors import UsageError
 from m4c.model import module_path
 from m4c.observers import MinMax, Observer, Watch, watch
 from m4c.pipeline import Note, Pass, Property, Result
-from m4c.quant import CALIBRATED, activations, set_range
+from m4c.quant import CALIBRATED, activations, get_bounds, set_range
 from m4c.weights import array
 
 Array = np.ndarray
@@ -56,7 +56,7 @@ class Calibrate(Pass):
         )
         values = [*activations(model.graph), *stored_operands(model.graph)]
         for value in values:
-            set_range(value, *ranges[str(value.name)])
+            set_range(value, *(get_bounds(value) or ranges[str(value.name)]))
         return Result(model, modified=True, changes=(Note("graph", f"{len(values)} ranges"),))
 
 

@@ -21,6 +21,10 @@ def source(*shape: int | str) -> Source:
         def inputs(self) -> tuple[Port, ...]:
             return (Port("x", "float32", shape, "any"),)
 
+        @property
+        def name(self) -> str:
+            return "any/graph"
+
     return Shaped(None, {})
 
 

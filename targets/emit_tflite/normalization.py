@@ -9,10 +9,14 @@ from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit, Writes, fixed
 from m4c.targets.emit_tflite.convolution import reshaped
+from m4c.targets.emit_tflite.flat import Affine
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.units import Unit
 
 Op = tfl.BuiltinOperator
+
+LOG_SOFTMAX: Writes = {ir.DataType.INT8: Affine((1 / 16,), (127,))}
+"""What LiteRT's LOG_SOFTMAX writes: all logarithms down to -16."""
 
 
 def reduce(code: int, *, keeps_scale: bool = False) -> Emit:
@@ -37,6 +41,12 @@ def softmax(at: Lowering, unit: Unit) -> None:
     options = tfl.SoftmaxOptionsT()
     options.beta = 1.0
     _along_last(at, unit, int(unit.attribute("axis", -1)), Op.SOFTMAX, options, LOGISTIC)
+
+
+def log_softmax(at: Lowering, unit: Unit) -> None:
+    """LogSoftmax is LOG_SOFTMAX, which works along the last axis."""
+    options = tfl.LogSoftmaxOptionsT()
+    _along_last(at, unit, int(unit.attribute("axis", -1)), Op.LOG_SOFTMAX, options, LOG_SOFTMAX)
 
 
 def lp_normalization(at: Lowering, unit: Unit) -> None:

@@ -35,6 +35,7 @@ EMIT: dict[str, Emit] = {
     "Less": binary(Op.LESS),
     "LessOrEqual": binary(Op.LESS_EQUAL),
     "Linear": linear.linear,
+    "LogSoftmax": normalization.log_softmax,
     "LpNormalization": normalization.lp_normalization,
     "MatMul": linear.matmul,
     "Max": arithmetic.extreme(Op.MAXIMUM),
@@ -75,7 +76,7 @@ FLOAT_ONLY = frozenset(
 """Operators without an int8 kernel: they compute in float between their pairs. (CAST would ignore the scale.)"""
 
 NARROW_ONLY = frozenset(
-    {"ArgMax", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "LpNormalization"}
+    {"ArgMax", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "LogSoftmax", "LpNormalization"}
 )
 """Operators with an int8 kernel but none for int16. (Comparisons of int16 ignore the scales.)"""
 
