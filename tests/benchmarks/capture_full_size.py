@@ -1,0 +1,39 @@
+"""Capture and canonicalize every graph at the paper's sizes, without weights: a process for each, as a Markdown table.
+
+python tests/benchmarks/capture_full_size.py
+"""
+
+import sys
+
+from tests.benchmarks.measure import measure
+
+ONE = """
+import sys
+from m4c.capture import capture
+from m4c.models import build
+from m4c.passes import canonical
+from m4c.skeleton import skeleton
+with skeleton():
+    graphs = build(sys.argv[1].partition("/")[0], "m4").graphs
+canonical().run(capture(next(g for g in graphs if g.name == sys.argv[1])))
+"""
+
+
+def main() -> None:
+    """Print the table."""
+    from m4c.models import SUBMODELS, build
+    from m4c.skeleton import skeleton
+
+    sys.stdout.write("| graph | wall | peak |\n|---|---:|---:|\n")
+    for name in SUBMODELS:
+        with skeleton():
+            graphs = build(name, "m4-nano").graphs
+        for graph in graphs:
+            code, seconds, peak = measure([sys.executable, "-c", ONE, graph.name])
+            assert code == 0, graph.name
+            sys.stdout.write(f"| {graph.name} | {seconds:.1f} s | {peak / 2**30:.2f} GiB |\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
