@@ -65,13 +65,17 @@ class JsonTokenizer:
         """
         if not path.is_file():
             raise UsageError(
-                "the tokenizer is missing", where=str(path), fix="give the tokenizer.json of the checkpoint"
+                "the tokenizer is missing",
+                where=str(path),
+                fix="put the tokenizer.json of the checkpoint beside its weights",
             )
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust library raises bare Exception
             raise UsageError(
-                f"not a tokenizer: {error}", where=str(path), fix="give the tokenizer.json of the checkpoint"
+                f"not a tokenizer: {error}",
+                where=str(path),
+                fix="put the tokenizer.json of the checkpoint beside its weights",
             ) from error
 
     def encode(self, text: str) -> Array:
