@@ -13,7 +13,7 @@ Array = np.ndarray
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
 """Largest allowed relative error of a float artifact, by the precision it computes in."""
 
-SQNR_FLOOR_DB = {"int8": 15.0}
+SQNR_FLOOR_DB = {"int8": 10.0}
 """Smallest allowed SQNR in dB of an integer artifact: below it an artifact is broken rather than imprecise."""
 
 

@@ -9,13 +9,14 @@ from m4c.passes.decompose_layer_norm import DecomposeLayerNorm
 from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.passes.simplify import Simplify
+from m4c.passes.split_softmax import SplitSoftmax
 from m4c.pipeline import Pipeline
 
-OBSERVERS: Mapping[str, Observer] = {"int8": Percentile(99.99)}
+OBSERVERS: Mapping[str, Observer] = {"int8": Percentile(99.98)}
 """How the ranges of an integer build are chosen, by its precision.
 
-In int8, a few large values would take the steps of all others: Whisper tiny.en's encoder has 5 dB with the percentile and
-0 dB with the extremes.
+In int8, a few large values would take the steps of all others: calibrated on two sentences, Whisper tiny.en's encoder
+follows its source on a third with 8.2 dB at 99.9 %, 11.4 dB at 99.98 %, 9.4 dB at 99.99 % and 2.0 dB at 99.995 %.
 """
 
 
@@ -32,4 +33,4 @@ def for_format(file_format: str) -> Pipeline:
 def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
     """Return the passes of a static int8 build; an ONNX build keeps its layer norms, in float."""
     steps = canonical() | DecomposeLayerNorm("norm") if file_format == "tflite" else canonical()
-    return steps | calibrate | QuantizeStatic()
+    return steps | SplitSoftmax() | calibrate | QuantizeStatic()

@@ -32,7 +32,8 @@ class SplitSoftmax(Pass):
         l = LogSoftmax(s);  p = Exp(l);  low = Exp(Clip(l, max=log T))
         y = MatMul(low, v) + MatMul(p - low, v)
 
-    The same in floats. In int8, ``low`` has steps of T/255.
+    The same in floats. In int8, ``low`` has steps of T/255. Whisper tiny.en's encoder, with 1500 keys, goes from 4.7 to
+    9.4 dB on a sentence that it was not calibrated on (99.99 % percentile); more limits, or others, gain less than 0.2 dB.
     """
 
     keys: int = 256

@@ -129,7 +129,7 @@ def test_integers(tmp_path: Path) -> None:
 def test_integers_that_are_wrong_are_found_where_they_are(weight: str, first: str, tmp_path: Path) -> None:
     values = array(weights_of(tiny().source)[weight]) + np.float32(5)
     error = failure(good(), int8(with_weight(weight, values), tmp_path), "int8")
-    assert "allowed is SQNR of at least 15 dB" in error.what
+    assert "allowed is SQNR of at least 10 dB" in error.what
     assert error.where.split()[1] == first
 
 

@@ -15,6 +15,7 @@ Feeds = Mapping[str, Array]
 
 FIXED = {
     "Softmax": (1 / 256, -128),
+    "LogSoftmax": (1 / 16, 127),
     "Sigmoid": (1 / 256, -128),
     "Tanh": (1 / 128, 0),
     "LpNormalization": (1 / 128, 0),
