@@ -6,7 +6,6 @@ This is the only caller of torch.export and of torch's ONNX exporter. Parameters
 
 import contextlib
 import io
-import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import torch
 
 from m4c.errors import Bug, CaptureError
 from m4c.models.graph import Graph, Port
+from m4c.quiet import quiet
 from m4c.skeleton import FAKE
 from m4c.weights import Array, lazy
 
@@ -209,15 +209,12 @@ def _unbound(name: str, tensor: ir.TensorProtocol) -> ir.LazyTensor:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's warnings, messages and dumped graphs from the user: what matters becomes an error of ours."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
     page = io.StringIO()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(page), contextlib.redirect_stderr(page):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with (
+        quiet("torch", "torch.onnx"),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(page),
+        contextlib.redirect_stderr(page),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -4,8 +4,7 @@ Both can be captured to a model, make inputs for themselves, and compute the out
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ import onnx_ir as ir
 
 from m4c.errors import UsageError
 from m4c.models.graph import Port
+from m4c.quiet import quiet
 
 Array = np.ndarray
 ONNX = "give a model that onnx.checker accepts"
@@ -157,7 +157,9 @@ class OnnxSource:
         _check_external(model, self.path)
         before = model.opset_imports.get("", OPSET)
         if before != OPSET:
-            with _quiet():
+            with quiet(
+                "onnxscript.version_converter", level=logging.CRITICAL
+            ):  # its failure becomes an error below
                 convert_version(model, OPSET, fallback=True)
         if model.opset_imports.get("", OPSET) != OPSET:  # the converter leaves what it cannot convert
             raise UsageError(
@@ -238,15 +240,3 @@ def _ports(values: Any, path: Path) -> tuple[Port, ...]:
         )
         ports.append(Port(value.name, str(value.dtype.numpy()), shape, "as in the file"))
     return tuple(ports)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the version converter: what it could not do becomes an error of ours."""
-    logger = logging.getLogger("onnxscript.version_converter")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -3,9 +3,6 @@
 The work is onnxscript's optimizer's. It would read every weight, so weights are hidden from it while it runs.
 """
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +12,11 @@ from onnxscript.optimizer import optimize_ir
 from m4c.model import fingerprint
 from m4c.passes.properties import typed
 from m4c.pipeline import Note, Pass, Property, Result
+from m4c.quiet import quiet
 from m4c.weights import hidden
+
+DEDUPLICATION = "onnx_ir.passes.common.initializer_deduplication"
+"""Warns of every weight that has no value: that they are hidden is the purpose."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,8 @@ class Simplify(Pass):
     def call(self, model: ir.Model) -> Result:
         """Run the optimizer with the weights hidden."""
         before, count = fingerprint(model), len(model.graph)
-        with hidden(model), _quiet():
+        with hidden(model), quiet(DEDUPLICATION):
             optimize_ir(model)
         modified = fingerprint(model) != before
         notes = (Note("graph", f"{count} nodes became {len(model.graph)}"),) if modified else ()
         return Result(model, modified=modified, changes=notes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the optimizer's warning that a hidden weight has no value: that is the purpose."""
-    logger = logging.getLogger("onnx_ir.passes.common.initializer_deduplication")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
-    "errors record progress numerics model skeleton tasks host",
+    "errors record progress quiet numerics model skeleton tasks host",
     "weights weight_file rewrite samples parallel runners bundle",
     "pipeline quant qdq scales observers",
     "models selection checkpoints match capture eager trace source verify calibration",

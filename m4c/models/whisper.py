@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, WhisperConfig, WhisperForConditionalGeneration
 
-from m4c.host.masks import causal_mask, positions
+from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps
 from m4c.models.graph import Graph, GraphModule, Port, Sizes, Submodel
 
 
@@ -178,18 +178,14 @@ def _encoder(source: nn.Module, config: WhisperSizes) -> Graph:
 
 def _kv(config: WhisperSizes, prefix: str, steps: int | str, meaning: str) -> tuple[Port, ...]:
     shape = ("batch", config.heads, steps, config.head_dim)
-    return tuple(
-        Port(f"{prefix}_{part}_{i}", "float32", shape, f"{part}s of layer {i}: {meaning}")
-        for i in range(config.decoder_layers)
-        for part in ("key", "value")
-    )
+    return cache_ports(prefix, config.decoder_layers, shape, meaning)
 
 
 def _cross(source: nn.Module, config: WhisperSizes) -> Graph:
     states = _states(config)
 
     def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
-        return {"states": rng.standard_normal(states.sized(sizes)).astype(np.float32)}
+        return sample_floats(rng, (states,), sizes)
 
     outputs = _kv(config, "cross", config.frames // 2, "what the decoder attends to in the sound")
     return Graph("aud_i_enc/cross", _Cross(source), (states,), outputs, sample)
@@ -214,8 +210,8 @@ def _decoder(source: nn.Module, config: WhisperSizes) -> Graph:
     )
     inputs = (
         tokens,
-        Port("positions", "int64", ("batch", "sequence"), "place of each token in the text, from 0"),
-        Port("mask", "float32", ("batch", 1, "sequence", "past + sequence"), "0 = attend, -1e9 = hidden"),
+        POSITIONS,
+        MASK,
         *past,
         *cross,
     )
@@ -225,13 +221,10 @@ def _decoder(source: nn.Module, config: WhisperSizes) -> Graph:
     )
 
     def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
-        made = {p.name: rng.standard_normal(p.sized(sizes)).astype(np.float32) for p in (*past, *cross)}
-        batch, sequence, before = sizes["batch"], sizes["sequence"], sizes["past"]
         return {
-            "tokens": rng.integers(0, config.vocabulary, (batch, sequence)),
-            "positions": np.repeat(positions(sequence, before), batch, axis=0),
-            "mask": np.repeat(causal_mask(sequence, before), batch, axis=0),
-            **made,
+            "tokens": rng.integers(0, config.vocabulary, tokens.sized(sizes)),
+            **sample_steps(sizes),
+            **sample_floats(rng, (*past, *cross), sizes),
         }
 
     return Graph(
