@@ -55,6 +55,12 @@ def streamed(source: nn.Module, weights: Mapping[str, ir.TensorProtocol]) -> Ite
             hook.remove()
 
 
+def as_torch(tensor: ir.TensorProtocol) -> torch.Tensor:
+    """Return a weight as torch has it: the array itself where it was computed, a copy where it is a mapped file's."""
+    values = array(tensor)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
 def _own(module: nn.Module) -> list[str]:
     """Return the names of a module's own parameters and buffers, without those of its children."""
     return [n for n, _ in module.named_parameters(recurse=False)] + [
@@ -69,7 +75,7 @@ def _hooks(own: Mapping[str, ir.TensorProtocol]) -> tuple[Any, Any]:
     def load(module: nn.Module, _arguments: object) -> None:
         held.append({name: getattr(module, name) for name in own})
         for name, tensor in own.items():
-            _put(module, name, torch.from_numpy(array(tensor).copy()))
+            _put(module, name, as_torch(tensor))
 
     def drop(module: nn.Module, _arguments: object, _result: object) -> None:
         for name, tensor in held.pop().items():

@@ -12,8 +12,8 @@ import onnx_ir as ir
 import torch
 
 from m4c.capture import SOURCE, inner_name, translate
+from m4c.eager import as_torch
 from m4c.models.graph import Graph
-from m4c.weights import array
 
 Array = np.ndarray
 Recorder = Callable[[str, Array], None]
@@ -48,7 +48,7 @@ class _Interpreter(torch.fx.Interpreter):
 
 def _read(value: Any) -> Any:
     """Read a stored weight; anything else stays as it is."""
-    return torch.from_numpy(array(value.tensor).copy()) if isinstance(value, _Stored) else value
+    return as_torch(value.tensor) if isinstance(value, _Stored) else value
 
 
 def trace(
