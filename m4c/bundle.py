@@ -61,6 +61,8 @@ class VerificationRecord:
     sqnr_db: float | None
     """None where there was no noise, or no signal."""
     allowed: str
+    min_sqnr_db: float | None = None
+    """The bound of an integer artifact, where the user set one."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,10 @@ def export(
         str | None,
         typer.Option(help="Typical inputs for int8: a folder or file of samples, or the word random."),
     ] = None,
+    min_sqnr: Annotated[
+        float | None,
+        typer.Option(metavar="DB", help="Signal to noise that integer artifacts must have; 10 dB in int8."),
+    ] = None,
     fallback: Annotated[
         Fallback | None,
         typer.Option(help="For graphs that the target cannot have: build for the CPU, or an error."),
@@ -146,6 +150,7 @@ def export(
         precision=precision,
         fallback=fallback.value if fallback else None,
         calibration=calibration,
+        min_sqnr=min_sqnr,
         dynamic=require_dimensions(dynamic or ()),
     )
     _export(request, out, jobs, as_json)

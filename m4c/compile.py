@@ -127,6 +127,7 @@ class Compiled:
     path: Path
     model: ir.Model
     verification: Verification
+    min_sqnr: float | None
     samples: Samples | None
 
 
@@ -176,13 +177,15 @@ def _build(
         path = _emit(model, planned, folder / source.name.partition("/")[2], weights, step)
     progress.stage(source.name, "verify")
     inputs = samples.first() if samples else source.sample(request.seed)
+    floor = request.min_sqnr if planned.precision in INTEGER else None
     return Compiled(
         source,
         planned,
         pipeline,
         path,
         model,
-        verify(source, model, path, planned.precision, inputs),
+        verify(source, model, path, planned.precision, inputs, floor),
+        floor,
         samples,
     )
 
@@ -240,7 +243,8 @@ def _record(compiled: Compiled, folder: Path) -> GraphRecord:
             max_absolute_error=figures.max_absolute,
             max_relative_error=figures.max_relative,
             sqnr_db=figures.sqnr_db if math.isfinite(figures.sqnr_db) else None,
-            allowed=figures.allowed(compiled.plan.precision),
+            allowed=figures.allowed(compiled.plan.precision, compiled.min_sqnr),
+            min_sqnr_db=compiled.min_sqnr,
         ),
         calibration=compiled.samples.described if compiled.samples else None,
         vector=record_file(folder, vector),

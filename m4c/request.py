@@ -30,6 +30,8 @@ class Request:
     fallback: str | None = None
     calibration: str | None = None
     """A folder or file of samples, or ``random``."""
+    min_sqnr: float | None = None
+    """The SQNR in dB that integer artifacts must have, instead of the table's floor."""
     dynamic: frozenset[str] = frozenset()
 
 

@@ -46,9 +46,11 @@ def _check(graph: GraphRecord, folder: Path) -> Difference:
     inputs, expected = _vector(graph, folder)
     actual = open_runner(folder / graph.file.path, mapped=True).run(inputs)
     found = worst([_compare(graph, name, expected[name], actual) for name in expected])
-    if not found.within(graph.precision):
+    floor = graph.verification.min_sqnr_db
+    if not found.within(graph.precision, floor):
         raise NumbersError(
-            f"{graph.name} differs from its test vector: {found}, allowed is {found.allowed(graph.precision)}",
+            f"{graph.name} differs from its test vector: {found}, "
+            f"allowed is {found.allowed(graph.precision, floor)}",
             where=graph.file.path,
             fix="compare the runtime's version with the one in the manifest, or export again",
         )

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from m4c.numerics import NOTABLE_DB
+
 if TYPE_CHECKING:
     from m4c.bundle import GraphRecord, Manifest
     from m4c.numerics import Difference
@@ -96,6 +98,11 @@ def show_bundle(manifest: "Manifest", out: Path) -> None:
             console.print(f"{graph.name} was built for {graph.processor}: {graph.fallback}")
         if graph.calibration:
             console.print(f"{graph.name} was calibrated on {graph.calibration}")
+            found = graph.verification.sqnr_db
+            if found is not None and found < NOTABLE_DB:
+                console.print(
+                    f"{graph.name} has {found:.1f} dB, less than {NOTABLE_DB:g}: try your task on it"
+                )
     types = set().union(*(graph.operators for graph in manifest.graphs if graph.format == "onnx"))
     if types:
         console.print(f"{len(types)} ONNX operator types in all: {' '.join(sorted(types))}")

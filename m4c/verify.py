@@ -8,14 +8,18 @@ import numpy as np
 import onnx_ir as ir
 
 from m4c.errors import NumbersError
+from m4c.kernels import check_kernels
 from m4c.model import module_path
-from m4c.numerics import Difference, difference, worst
+from m4c.numerics import SQNR_FLOOR_DB, Difference, difference, worst
 from m4c.observers import MASKED
 from m4c.runners import open_runner
 from m4c.source import Source
 from m4c.trace import onnx_values, tflite_values
 
 Array = np.ndarray
+
+FLOAT_FIX = "this artifact must not be shipped: report it"
+INTEGER_FIX = "give more typical --calibration samples, try --quantize none, or allow less by --min-sqnr"
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,17 @@ class Verification:
 
 
 def verify(
-    source: Source, model: ir.Model, artifact: Path, precision: str, inputs: Mapping[str, Array]
+    source: Source,
+    model: ir.Model,
+    artifact: Path,
+    precision: str,
+    inputs: Mapping[str, Array],
+    min_sqnr: float | None = None,
 ) -> Verification:
     """Compare ``artifact`` with ``source`` on ``inputs``; ``model`` is what the artifact was emitted from.
+
+    ``min_sqnr`` (dB) replaces the floor of an integer ``precision``. Of a TFLite file in integers, every kernel is held
+    against its node too.
 
     Raises:
         NumbersError: if they differ by more than ``precision`` allows, naming the first node that does; if the artifact
@@ -42,12 +54,14 @@ def verify(
     actual = open_runner(artifact, mapped=True).run(inputs)
     _check_outputs(source, expected, actual)
     found = worst([difference(expected[name], actual[name]) for name in expected])
-    if not found.within(precision):
+    if not found.within(precision, min_sqnr):
         raise NumbersError(
-            f"{source.name} differs from its source: {found}, allowed is {found.allowed(precision)}",
-            where=first_difference(source, model, artifact, precision, inputs),
-            fix="this artifact must not be shipped: report it, or try --quantize none",
+            f"{source.name} differs from its source: {found}, allowed is {found.allowed(precision, min_sqnr)}",
+            where=first_difference(source, model, artifact, precision, inputs, min_sqnr),
+            fix=INTEGER_FIX if precision in SQNR_FLOOR_DB else FLOAT_FIX,
         )
+    if precision in SQNR_FLOOR_DB and artifact.suffix == ".tflite":
+        check_kernels(model, artifact, inputs)
     return Verification(found, inputs, expected)
 
 
@@ -80,7 +94,12 @@ def _check_outputs(source: Source, expected: Mapping[str, Array], actual: Mappin
 
 
 def first_difference(
-    source: Source, model: ir.Model, artifact: Path, precision: str, inputs: Mapping[str, Array]
+    source: Source,
+    model: ir.Model,
+    artifact: Path,
+    precision: str,
+    inputs: Mapping[str, Array],
+    min_sqnr: float | None = None,
 ) -> str:
     """Return the first node, in the order of the graph, whose value is beyond what ``precision`` allows.
 
@@ -101,6 +120,6 @@ def first_difference(
     source.record(inputs, compare)
     for node in model.graph:
         for output in node.outputs:
-            if output.name in found and not found[output.name].within(precision):
+            if output.name in found and not found[output.name].within(precision, min_sqnr):
                 return f"{node.op_type} {output.name} of {module_path(node)}: {found[output.name]}"
     return f"{source.name}: no single node, the error adds up"

@@ -27,6 +27,13 @@ def test_scale_does_not_matter() -> None:
     assert small.sqnr_db == pytest.approx(large.sqnr_db, abs=1e-4)
 
 
+def test_the_user_may_set_the_bound_of_integers() -> None:
+    assert Difference(0, 9, 7.0).within("int8", 7.0)
+    assert not Difference(0, 0, 30.0).within("int8", 30.5)
+    assert Difference(0, 0, 7.0).allowed("int8", 7.5) == "SQNR of at least 7.5 dB"
+    assert not Difference(0, 9, 99).within("float32", 1.0)  # floats have a tolerance of their own
+
+
 def test_bounds_are_those_of_the_tables() -> None:
     for precision, bound in TOLERANCE.items():
         assert Difference(9, bound, -9).within(precision)

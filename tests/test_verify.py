@@ -133,6 +133,23 @@ def test_integers_that_are_wrong_are_found_where_they_are(weight: str, first: st
     assert error.where.split()[1] == first
 
 
+def test_the_user_may_ask_for_more_of_integers(tmp_path: Path) -> None:
+    source, made = good(), int8(good(), tmp_path)
+    with pytest.raises(NumbersError, match="allowed is SQNR of at least 80 dB") as caught:
+        verify(source, made.model, made.path, "int8", source.sample(0), min_sqnr=80)
+    assert "--min-sqnr" in caught.value.fix
+
+
+def test_a_wrong_kernel_is_found_though_the_artifact_is_close(tmp_path: Path) -> None:
+    """The file is that of slightly other weights: far within the floor, but not what its model says."""
+    bias = array(weights_of(tiny().source)["up.bias"]).copy()
+    bias[0] += np.float32(0.3)
+    made = int8(good(), tmp_path)
+    other = int8(with_weight("up.bias", bias), tmp_path)
+    with pytest.raises(NumbersError, match="integer kernel of"):
+        verify(good(), made.model, other.path, "int8", good().sample(0), min_sqnr=-10)
+
+
 class Masked(GraphModule):
     """Scores with a mask on them, and a linear layer after."""
 

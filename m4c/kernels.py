@@ -1,0 +1,104 @@
+"""Hold every integer kernel of a TFLite file against the node that it was emitted from, one at a time.
+
+Rounding errors add up, so at its end an integer artifact may be far from the same graph run elsewhere and still be right
+everywhere: Whisper tiny.en's encoder has 15 dB against ONNX Runtime, which rounds halves another way. Therefore the graph
+is cut at every integer tensor: ONNX Runtime computes each node from what the file's own kernels computed before it, and
+nothing adds up.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from m4c.errors import NumbersError
+from m4c.model import module_path
+from m4c.runners import TfliteRunner, open_runner
+from m4c.targets.emit_onnx import to_onnx
+from m4c.weight_file import WeightFile
+
+Array = np.ndarray
+
+MOST_STEPS = {np.dtype(np.int8): 1.0, np.dtype(np.int16): 16.0}
+"""Largest allowed root mean square difference of a kernel, in steps of its result: int8 kernels differ by a step here and
+there, and those of int16 interpolate tables."""
+
+GIVEN = ".given"
+"""Suffix of the inputs that a graph is cut at."""
+
+
+def check_kernels(model: ir.Model, artifact: Path, inputs: Mapping[str, Array]) -> float:
+    """Return the largest difference of a kernel of ``artifact``, in steps (root mean square), on ``inputs``.
+
+    ``model`` is the quantized model that the artifact was emitted from.
+
+    Raises:
+        NumbersError: for the first node, in the order of the graph, that differs by more than :data:`MOST_STEPS`.
+    """
+    computed = _computed(model, artifact, inputs)
+    cut = model.clone()
+    _cut(cut, computed)
+    feeds = {**inputs, **{f"{name}{GIVEN}": codes for name, codes in computed.items()}}
+    taken = {value.name for value in cut.graph.inputs}
+    with tempfile.TemporaryDirectory(prefix="m4c-") as folder:
+        path = Path(folder) / "cut.onnx"
+        with WeightFile(Path(folder) / "weights.bin") as weights:
+            to_onnx(cut, path, weights)
+        wanted = open_runner(path, mapped=True).run({n: v for n, v in feeds.items() if n in taken})
+    worst = 0.0
+    for node in model.graph:
+        name = str(node.outputs[0].name)
+        if name in computed:
+            worst = max(worst, _steps(node, wanted[name], computed[name]))
+    return worst
+
+
+def _computed(model: ir.Model, artifact: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Run ``artifact`` and return its integer tensors by the names of the codes in ``model``."""
+    runner = TfliteRunner(artifact, keep_all=True)
+    runner.run(inputs)
+    details = {detail["name"]: detail for detail in runner.interpreter.get_tensor_details()}
+    found = {}
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear":
+            name = str(node.outputs[0].name)
+            detail: Any = details.get(name) or details.get(name.removesuffix(".codes"))
+            dtype = node.outputs[0].dtype
+            if detail is not None and dtype is not None and detail["dtype"] == dtype.numpy():
+                found[name] = runner.interpreter.get_tensor(detail["index"])
+    return found
+
+
+def _cut(model: ir.Model, computed: Mapping[str, Array]) -> None:
+    """Let every reader of ``computed`` codes read an input of the graph instead; the codes are the only outputs."""
+    graph = model.graph
+    graph.outputs.clear()
+    for node in graph:
+        codes = node.outputs[0]
+        if codes.name in computed:
+            given = ir.Value(name=f"{codes.name}{GIVEN}", type=codes.type, shape=codes.shape)
+            codes.replace_all_uses_with(given)
+            graph.inputs.append(given)
+            graph.outputs.append(codes)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    for value in [v for v in graph.inputs if not v.uses()]:
+        graph.inputs.remove(value)
+
+
+def _steps(node: ir.Node, wanted: Array, computed: Array) -> float:
+    """Return how far the codes of ``node`` are apart, or raise if that is too far."""
+    apart = np.subtract(wanted, computed, dtype=np.float32)
+    steps = float(np.sqrt(np.mean(np.square(apart)))) if apart.size else 0.0
+    if steps > MOST_STEPS[computed.dtype]:
+        maker = node.inputs[0].producer() if node.inputs[0] is not None else None
+        made = maker or node
+        raise NumbersError(
+            f"the integer kernel of {made.op_type} differs from its node by {steps:.1f} steps, "
+            f"allowed is {MOST_STEPS[computed.dtype]:g}",
+            where=f"{made.op_type} {node.inputs[0].name if node.inputs[0] else ''} of {module_path(made)}",
+            fix="this is a bug of m4c or of the runtime: report it, or try --quantize none",
+        )
+    return steps
