@@ -61,7 +61,7 @@ def samples_for(source: Source, calibration: str | None, seed: int) -> Samples:
     """
     if calibration is None:
         raise UsageError(
-            f"int8 needs calibration samples for {source.name}",
+            f"an integer build needs calibration samples for {source.name}",
             fix="give --calibration a folder of typical inputs, or --calibration random to try without",
         )
     if calibration == RANDOM:

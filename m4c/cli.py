@@ -32,6 +32,7 @@ class Precision(StrEnum):
 
     NONE = "none"
     INT8 = "int8"
+    INT16X8 = "int16x8"
 
 
 class Fallback(StrEnum):
@@ -104,11 +105,13 @@ def export(
     quantize: Annotated[Precision | None, typer.Option(help="Instead of the target's own precision.")] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Typical inputs for int8: a folder or file of samples, or the word random."),
+        typer.Option(help="Typical inputs for integers: a folder or file of samples, or the word random."),
     ] = None,
     min_sqnr: Annotated[
         float | None,
-        typer.Option(metavar="DB", help="Signal to noise that integer artifacts must have; 10 dB in int8."),
+        typer.Option(
+            metavar="DB", help="Signal to noise that integer artifacts must have; 10 in int8, 25 in int16x8."
+        ),
     ] = None,
     fallback: Annotated[
         Fallback | None,
@@ -138,7 +141,7 @@ def export(
         )
     if files and not Path(files[0]).is_file():
         raise UsageError(f"there is no file {files[0]}", fix="give the path of an ONNX file")
-    precision = {None: None, Precision.NONE: "float32", Precision.INT8: "int8"}[quantize]
+    precision = "float32" if quantize is Precision.NONE else quantize and quantize.value
     request = Request(
         target=load_target(target),
         submodels=() if files else names,

@@ -32,7 +32,7 @@ from m4c.errors import UnsupportedError
 from m4c.model import operator_counts
 from m4c.models.graph import Port, Submodel
 from m4c.parallel import in_processes
-from m4c.passes import OBSERVERS, for_format, for_int8
+from m4c.passes import OBSERVERS, for_format, for_integers
 from m4c.passes.calibrate import Calibrate
 from m4c.pipeline import Pipeline
 from m4c.progress import Progress
@@ -194,7 +194,8 @@ def _pipeline(planned: Plan, samples: Samples | None, workspace: Path, step: Ste
     """Return the passes of a plan."""
     if samples is None:
         return for_format(planned.format)
-    return for_int8(
+    return for_integers(
+        planned.precision,
         planned.format,
         Calibrate(samples.items, workspace, OBSERVERS[planned.precision], lambda done: step(done, 0)),
     )

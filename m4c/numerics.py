@@ -13,10 +13,11 @@ Array = np.ndarray
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
 """Largest allowed relative error of a float artifact, by the precision it computes in."""
 
-SQNR_FLOOR_DB = {"int8": 10.0}
+SQNR_FLOOR_DB = {"int8": 10.0, "int16x8": 25.0}
 """Smallest allowed SQNR in dB of an integer artifact: below it an artifact is broken rather than imprecise.
 
-Whisper tiny.en's encoder in int8 has 12.2 dB and transcribes as its source does; at 5 dB it begins to miss words.
+Whisper tiny.en's encoder in int8 has 12.2 dB and transcribes as its source does; at 5 dB it begins to miss words. In
+int16x8 it has 31.5 dB.
 """
 
 NOTABLE_DB = 20.0

@@ -7,7 +7,7 @@ from m4c.calibration import without_samples
 from m4c.source import Source
 from m4c.targets.profile import Target, load_target
 
-INTEGER = frozenset({"int8"})
+INTEGER = frozenset({"int8", "int16x8"})
 """The precisions that need calibration."""
 
 

@@ -88,6 +88,17 @@ WIDE_KERNELS = frozenset(
 """
 
 
+WIDE_RULES: Rules = {
+    kind: rule
+    for kind, rule in RULES.items()
+    if isinstance(rule, Same) or kind in WIDE_KERNELS or kind == "Sqrt"
+}
+"""The rules of a graph in int16 throughout: what has no such kernel (L2_NORMALIZATION, say) stays float, never int8.
+
+``Sqrt`` is there as the inner part of ``Reciprocal``.
+"""
+
+
 def float_operands(node: ir.Node, rule: Rule) -> list[int]:
     """Return which operands of ``node`` are float data; bounds, sizes and indices are not."""
     count = len(node.inputs)
@@ -155,6 +166,11 @@ class Scales:
             return fixed
         low, high = fixed.range if fixed is not None else self._range[first]
         return from_range(low, high, bits or self.bits(value))
+
+    def add_wide(self, value: ir.Value) -> None:
+        """Start a group with ``value`` that is stored in int16, whoever makes it."""
+        self.add(value)
+        self._wide.add(value)
 
     def place(self, node: ir.Node, rule: Rule, bits: int) -> None:
         """Apply the rule of ``node``, which computes in ``bits``, to its values; nodes come in topological order."""

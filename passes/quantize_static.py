@@ -15,7 +15,18 @@ from m4c.model import module_path, operator
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.qdq import Placer, Unit
 from m4c.quant import CALIBRATED, NARROW, WIDE, activations, from_range
-from m4c.scales import RULES, WIDE_KERNELS, Fixed, Rule, Rules, Same, Scales, float_operands, stored_range
+from m4c.scales import (
+    RULES,
+    WIDE_KERNELS,
+    WIDE_RULES,
+    Fixed,
+    Rule,
+    Rules,
+    Same,
+    Scales,
+    float_operands,
+    stored_range,
+)
 from m4c.weights import stored
 
 
@@ -28,7 +39,8 @@ class QuantizeStatic(Pass):
         y' = Add(MatMul(DQ(Q(x)), DQ(W.int8, axis=1)), DQ(b.int32, axis=0));  y = DQ(Q(y'))
 
     Operators named in ``wide`` compute in int16, where eight bits are too few: softmax over a thousand keys rounds most
-    of its outputs to zero at the fixed scale of 1/256. Values are converted where widths meet.
+    of its outputs to zero at the fixed scale of 1/256. Values are converted where widths meet. With all of
+    :data:`WIDE_KERNELS`, no value is int8 (weights are): what has no such kernel stays float.
 
     What the rules do not know stays float between two pairs, and is a miss; with ``strict`` it is an error.
     """
@@ -41,10 +53,20 @@ class QuantizeStatic(Pass):
     needs: ClassVar[tuple[Property, ...]] = (CALIBRATED,)
     breaks: ClassVar[tuple[Property, ...]] = (CALIBRATED,)
 
+    @property
+    def _known(self) -> Rules:
+        """The rules that apply: in int16 throughout, those of kernels that can."""
+        if not set(self.wide) >= WIDE_KERNELS:
+            return self.rules
+        return {kind: rule for kind, rule in self.rules.items() if kind in WIDE_RULES}
+
     def __str__(self) -> str:
         """Return the name and the options; the wide operators joined by plus signs."""
-        options = [*(["strict=True"] * self.strict), *([f"wide={'+'.join(self.wide)}"] * bool(self.wide))]
+        options = [*(["strict=True"] * self.strict), *([f"wide={self._widths()}"] * bool(self.wide))]
         return self.name + (f"{{{','.join(options)}}}" if options else "")
+
+    def _widths(self) -> str:
+        return "all" if set(self.wide) >= WIDE_KERNELS else "+".join(self.wide)
 
     def call(self, model: ir.Model) -> Result:
         """Choose the scales, then place the pairs; opset 21 if any value is int16, which opset 20 cannot say."""
@@ -61,7 +83,7 @@ class QuantizeStatic(Pass):
                 where=misses[0].where,
                 fix="rewrite these operators into others before, or quantize without strict",
             )
-        plan = _plan(model.graph, self.rules, self.wide)
+        plan = _plan(model.graph, self._known, self.wide)
         pairs = _place(model.graph, plan)
         ir.passes.common.RemoveUnusedNodesPass()(model)
         if self.wide:
@@ -73,7 +95,7 @@ class QuantizeStatic(Pass):
         for node in graph:
             values = [*node.inputs, *node.outputs]
             floats = any(v is not None and v.dtype == ir.DataType.FLOAT for v in values)
-            if floats and (reason := _unquantizable(node, self.rules)):
+            if floats and (reason := _unquantizable(node, self._known)):
                 notes.append(Note(module_path(node), reason))
         return notes
 
@@ -100,10 +122,10 @@ def _plan(graph: ir.Graph, rules: Rules, wide: tuple[str, ...]) -> _Plan:
         if node.op_type == "Reciprocal" and node in known and node.inputs[0] is not None:
             inner.add(node.inputs[0])
         inner |= {output for output in node.outputs if _in_island(output, known)}
-    scales, bits = Scales(), {}
+    scales, bits, everywhere = Scales(), {}, set(wide) >= WIDE_KERNELS
     for value in activations(graph):
         if value not in inner:
-            scales.add(value)
+            (scales.add_wide if everywhere else scales.add)(value)
     for node, rule in known.items():
         linear = node in biased or (node in units and node.op_type == "MatMul")
         root = node.op_type == "Sqrt" and node.outputs[0] in inner

@@ -8,7 +8,7 @@ from pathlib import Path
 from m4c.errors import ProfileError
 
 FORMATS = ("onnx", "tflite")
-PRECISIONS = ("float32", "int8")
+PRECISIONS = ("float32", "int8", "int16x8")
 FALLBACKS = ("cpu", "error")
 
 

@@ -34,7 +34,7 @@ def test_random_numbers_are_said_to_be_random_and_never_the_verified_ones() -> N
 
 def test_int8_without_samples_is_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"int8 needs calibration samples for projection/linear\n  fix: .*random"
+        UsageError, match=r"an integer build needs calibration samples for projection/linear\n  fix: .*random"
     ):
         samples_for(source("projection/linear"), None, 0)
 

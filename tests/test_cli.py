@@ -87,7 +87,7 @@ def test_usage_errors_of_the_parser(m4c: Shell, arguments: list[str]) -> None:
         (["export", "--weights", "w", "--random-weights", "1"], "exclude each other"),
         (
             ["export", "projection", "--target", "edgetpu"],
-            "int8 needs calibration samples for projection/linear",
+            "an integer build needs calibration samples for projection/linear",
         ),
         (
             ["export", "projection", "--target", "edgetpu", "--calibration", "none"],

@@ -151,7 +151,7 @@ def test_wrong_numbers_are_never_written(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_int8_needs_calibration(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="int8 needs calibration samples"):
+    with pytest.raises(UsageError, match="an integer build needs calibration samples"):
         compiled(Request(target=TPU, submodels=("gen_dec",)), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

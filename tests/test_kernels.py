@@ -9,6 +9,7 @@ import pytest
 from m4c.errors import NumbersError
 from m4c.kernels import check_kernels
 from m4c.passes.quantize_static import QuantizeStatic
+from m4c.scales import WIDE_KERNELS
 from m4c.targets.emit_tflite import to_tflite
 from m4c.weights import Array
 from tests.integer_graphs import calibrated, graph
@@ -40,6 +41,12 @@ def test_right_kernels_are_within_a_step(rng: np.random.Generator, tmp_path: Pat
     before = [node.name for node in model.graph]
     assert 0 <= check_kernels(model, emitted(model, tmp_path), feeds(rng)) <= 0.7
     assert [node.name for node in model.graph] == before
+
+
+def test_wide_kernels_too(rng: np.random.Generator, tmp_path: Path) -> None:
+    model = graph(TEXT, w=np.eye(8, 16, dtype=np.float32), b=np.linspace(-1, 1, 16, dtype=np.float32))
+    wide = QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))(calibrated(model)).model
+    assert 0 <= check_kernels(wide, emitted(wide, tmp_path), feeds(rng)) <= 4
 
 
 @pytest.mark.parametrize(

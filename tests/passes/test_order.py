@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from m4c.errors import PipelineError
-from m4c.passes import canonical, for_format, for_int8
+from m4c.numerics import SQNR_FLOOR_DB
+from m4c.passes import OBSERVERS, canonical, for_format, for_int8, for_int16x8, for_integers
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.pipeline import Pipeline
+from m4c.request import INTEGER
 
 CANONICAL = "simplify | canonicalize | fold-weights | simplify | canonicalize"
 
@@ -23,6 +25,16 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
         f"{CANONICAL} | split-softmax | calibrate | quantize-static"
     )
     assert f"{CANONICAL} | decompose-layer-norm{{form=norm}} | " in str(for_int8("tflite", calibrate))
+    wide = str(for_int16x8("tflite", calibrate))
+    assert f"{CANONICAL} | decompose-layer-norm{{form=product}} | calibrate" in wide
+    assert wide.endswith("quantize-static{wide=all}")
+
+
+def test_every_integer_precision_has_passes_and_an_observer() -> None:
+    calibrate = Calibrate([], Path("nowhere"))
+    assert set(OBSERVERS) == INTEGER == set(SQNR_FLOOR_DB)
+    assert str(for_integers("int8", "onnx", calibrate)) == str(for_int8("onnx", calibrate))
+    assert str(for_integers("int16x8", "onnx", calibrate)) == str(for_int16x8("onnx", calibrate))
 
 
 def test_passes_refuse_to_come_too_early() -> None:

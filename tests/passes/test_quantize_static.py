@@ -17,6 +17,7 @@ from m4c.passes.decompose_layer_norm import DecomposeLayerNorm
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.pipeline import Pipeline, Result
 from m4c.quant import activations
+from m4c.scales import WIDE_KERNELS
 from tests.integer_graphs import calibrated, graph, run, sealed, stored_as
 
 SQNR_FLOOR_DB = 30.0
@@ -328,6 +329,18 @@ def test_a_transformer_block(
     assert result.graph.opset_imports[""] == (21 if wide else 20)
 
 
+def test_all_wide_means_that_nothing_is_int8_but_weights(rng: np.random.Generator) -> None:
+    """What has no int16 kernel stays float, what it gives and what enters the graph is int16."""
+    text = """g (float[3,8] x, float[1,8] z) => (float[4,8] y) {
+        c = Concat<axis = 0>(x, z) n = LpNormalization<axis = 1>(c) m = MatMul(n, w) y = Relu(m) }"""
+    model = calibrated(graph(text, w=normal(rng, 8, 8)))
+    result = quantized(model, wide=tuple(sorted(WIDE_KERNELS)))
+    assert [miss.text for miss in result.misses] == ["LpNormalization has no integer kernel"]
+    codes = {str(n.outputs[0].dtype) for n in model.graph if n.op_type == "QuantizeLinear"}
+    assert codes == {"INT16"}
+    assert stored_as(model, "n")[0] == pytest.approx(4 / 32767)
+
+
 def test_widths_are_converted_where_they_meet() -> None:
     text = "g (float[2,4] x) => (float[2,4] y) { a = Softmax(x) b = Add(a, x) y = Relu(b) }"
     model = calibrated(graph(text))
@@ -360,6 +373,7 @@ def test_the_step_prints_its_options() -> None:
             lambda: QuantizeStatic(strict=True, wide=("Softmax", "MatMul")),
             "quantize-static{strict=True,wide=Softmax+MatMul}",
         ),
+        (lambda: QuantizeStatic(wide=tuple(WIDE_KERNELS)), "quantize-static{wide=all}"),
     ]
     for make, text in steps:
         assert str(make()) == text

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from m4c.targets.emit_tflite import EMIT, INTEGER
-from m4c.targets.emit_tflite.table import FLOAT_ONLY, MIXED, NARROW_ONLY
+from m4c.targets.emit_tflite.table import COARSE, FLOAT_ONLY, MIXED, NARROW_ONLY
 from m4c.targets.emit_tflite.units import POWERS, units
 from tests.targets.emit_tflite import (
     test_arithmetic,
@@ -18,6 +18,7 @@ from tests.targets.emit_tflite.graphs import one
 def test_the_lists_of_kernels_name_operators_of_the_table() -> None:
     assert INTEGER[ir.DataType.INT8] == set(EMIT) - FLOAT_ONLY
     assert INTEGER[ir.DataType.INT16] == set(EMIT) - FLOAT_ONLY - NARROW_ONLY
+    assert INTEGER[ir.DataType.INT8] - INTEGER[ir.DataType.INT16] >= COARSE
     assert set(EMIT) > FLOAT_ONLY | NARROW_ONLY | MIXED | set(POWERS.values())
 
 
