@@ -1,5 +1,6 @@
 """A bundle checked where it is: damage and wrong numbers are found, also behind a manifest that agrees with itself."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,15 @@ def test_a_whole_bundle_has_figures(float_bundle: Path, int8_bundle: Path) -> No
     assert all(result.difference.max_relative < TOLERANCE["float32"] for result in found)
     (integer,) = selftest(read_manifest(int8_bundle), int8_bundle)
     assert 15 < integer.difference.sqnr_db < 80
+
+
+def test_the_bound_is_the_one_that_the_bundle_was_built_with(int8_bundle: Path) -> None:
+    manifest = read_manifest(int8_bundle)
+    (submodel,) = manifest.submodels
+    (graph,) = submodel.graphs
+    bound = replace(graph, verification=replace(graph.verification, min_sqnr_db=90.0))
+    with pytest.raises(NumbersError, match="allowed is SQNR of at least 90 dB"):
+        selftest(replace(manifest, submodels=(replace(submodel, graphs=(bound,)),)), int8_bundle)
 
 
 def test_one_byte_of_a_weight(float_bundle: Path, copied: Copy) -> None:

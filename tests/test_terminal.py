@@ -1,6 +1,7 @@
 """What the user sees: results on stdout, progress on stderr, JSON that is JSON."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_a_bundle_for_people(
     assert "tflite int8" in text
     assert "projection/linear was calibrated on random numbers" in text
     assert "ONNX operator types" not in text
+    assert "less than 20" not in text
+
+
+def test_coarse_integers_are_pointed_out(int8_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = read_manifest(int8_bundle)
+    (submodel,) = manifest.submodels
+    (graph,) = submodel.graphs
+    coarse = replace(graph, verification=replace(graph.verification, sqnr_db=12.25))
+    show_bundle(replace(manifest, submodels=(replace(submodel, graphs=(coarse,)),)), int8_bundle)
+    assert "projection/linear has 12.2 dB, less than 20" in capsys.readouterr().out
 
 
 def test_progress_is_drawn_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
