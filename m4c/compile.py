@@ -1,26 +1,22 @@
 """The driver: capture → passes → emit → verify → manifest, a graph at a time."""
 
 import importlib.metadata
-import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from safetensors.numpy import save
 
 from m4c import __version__, tasks
+from m4c.artifact import Artifact, record_artifact
 from m4c.bundle import (
     FileRecord,
     GraphRecord,
     Manifest,
-    PortRecord,
     SubmodelRecord,
-    VerificationRecord,
     host_folder,
     record_file,
     staged,
@@ -29,8 +25,7 @@ from m4c.bundle import (
 from m4c.calibration import Samples, samples_for
 from m4c.checkpoints import open_checkpoint
 from m4c.errors import UnsupportedError
-from m4c.model import operator_counts
-from m4c.models.graph import Port, Submodel
+from m4c.models.graph import Submodel
 from m4c.parallel import in_processes
 from m4c.passes import OBSERVERS, for_format, for_integers
 from m4c.passes.calibrate import Calibrate
@@ -40,8 +35,8 @@ from m4c.request import INTEGER, Plan, Request, fall_back, plan
 from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
-from m4c.targets.emit_tflite import read_ports, to_tflite
-from m4c.verify import Verification, verify
+from m4c.targets.emit_tflite import to_tflite
+from m4c.verify import verify
 from m4c.weight_file import WeightFile
 
 TOOLS = ("ai-edge-litert", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers", "diffusers")
@@ -114,26 +109,12 @@ def compile_sources(
         for source in sources:
             compiled.append(compile_graph(request, source, weights, graphs, progress))
             progress.finished(source.name)
-    return tuple(_record(one, folder) for one in compiled)
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """One artifact and all that is known of it."""
-
-    source: Source
-    plan: Plan
-    pipeline: Pipeline
-    path: Path
-    model: ir.Model
-    verification: Verification
-    min_sqnr: float | None
-    samples: Samples | None
+    return tuple(record_artifact(one, folder) for one in compiled)
 
 
 def compile_graph(
     request: Request, source: Source, weights: WeightFile, folder: Path, progress: Progress
-) -> Compiled:
+) -> Artifact:
     """Compile one graph as planned, or for the CPU where its target cannot have it and a fallback is allowed.
 
     Raises:
@@ -165,7 +146,7 @@ def _build(
     weights: WeightFile,
     folder: Path,
     progress: Progress,
-) -> Compiled:
+) -> Artifact:
     """Run the passes, write the artifact, and hold it against its source."""
     samples = samples_for(source, request.calibration, request.seed) if planned.precision in INTEGER else None
     step = partial(progress.step, source.name)
@@ -178,7 +159,7 @@ def _build(
     progress.stage(source.name, "verify")
     inputs = samples.first() if samples else source.sample(request.seed)
     floor = request.min_sqnr if planned.precision in INTEGER else None
-    return Compiled(
+    return Artifact(
         source,
         planned,
         pipeline,
@@ -216,56 +197,6 @@ def _emit(model: ir.Model, planned: Plan, stem: Path, weights: WeightFile, step:
     else:
         to_tflite(model, path, progress=advance)
     return path
-
-
-def _record(compiled: Compiled, folder: Path) -> GraphRecord:
-    """Return the manifest's record of an artifact, and write its test vector."""
-    source, found = compiled.source, compiled.verification
-    vector = folder / "vectors" / f"{source.name.replace('/', '.')}.safetensors"
-    vector.parent.mkdir(exist_ok=True)
-    pair = {f"{side}.{k}": v for side in ("inputs", "outputs") for k, v in getattr(found, side).items()}
-    vector.write_bytes(save({name: values.copy(order="C") for name, values in pair.items()}))
-    stored = _stored_ports(compiled.path)
-    figures = found.difference
-    return GraphRecord(
-        name=source.name,
-        file=record_file(folder, compiled.path),
-        format=compiled.plan.format,
-        precision=compiled.plan.precision,
-        processor=compiled.plan.processor,
-        fallback=compiled.plan.fallback,
-        pipeline=str(compiled.pipeline),
-        inputs=tuple(_port(port, stored) for port in source.inputs),
-        outputs=tuple(_port(port, stored) for port in source.outputs),
-        operators=dict(sorted(operator_counts(compiled.model).items())),
-        verification=VerificationRecord(
-            reference="eager torch" if isinstance(source, TorchSource) else "ONNX Runtime on the source file",
-            inputs="the first calibration sample" if compiled.samples else "random inputs",
-            max_absolute_error=figures.max_absolute,
-            max_relative_error=figures.max_relative,
-            sqnr_db=figures.sqnr_db if math.isfinite(figures.sqnr_db) else None,
-            allowed=figures.allowed(compiled.plan.precision, compiled.min_sqnr),
-            min_sqnr_db=compiled.min_sqnr,
-        ),
-        calibration=compiled.samples.described if compiled.samples else None,
-        vector=record_file(folder, vector),
-    )
-
-
-def _stored_ports(path: Path) -> Mapping[str, Any]:
-    """Return how the tensors at the border of a TFLite file are stored, by name."""
-    if path.suffix != ".tflite":
-        return {}
-    ports = read_ports(path)
-    return {port.name: port for port in (*ports.inputs, *ports.outputs)}
-
-
-def _port(port: Port, stored: Mapping[str, Any]) -> PortRecord:
-    """Return the manifest's record of a port."""
-    kept, quantization = stored.get(port.name), None
-    if kept is not None and kept.scale is not None:
-        quantization = {"dtype": kept.dtype, "scale": kept.scale, "zero_point": kept.zero_point}
-    return PortRecord(port.name, port.dtype, port.shape, port.meaning, dict(port.host), quantization)
 
 
 def _weights_path(weights: Path | None, submodel: str) -> Path | None:

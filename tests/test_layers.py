@@ -16,10 +16,10 @@ LAYERS = (
     "errors record progress quiet numerics model skeleton tasks host",
     "weights weight_file rewrite samples parallel runners bundle",
     "pipeline quant qdq scales observers",
-    "models selection checkpoints match capture eager trace source verify calibration",
+    "models selection checkpoints match capture eager trace source calibration",
     "passes targets",
     "operator_reports",
-    "request compile selftest routes terminal",
+    "request kernels verify artifact compile selftest routes terminal",
     "cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""

@@ -1,0 +1,84 @@
+"""An artifact and all that is known of it, and how that is written into the bundle."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from safetensors.numpy import save
+
+from m4c.bundle import GraphRecord, PortRecord, VerificationRecord, record_file
+from m4c.calibration import Samples
+from m4c.model import operator_counts
+from m4c.models.graph import Port
+from m4c.pipeline import Pipeline
+from m4c.request import Plan
+from m4c.source import Source, TorchSource
+from m4c.targets.emit_tflite import read_ports
+from m4c.verify import Verification
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What was built of one graph."""
+
+    source: Source
+    plan: Plan
+    pipeline: Pipeline
+    path: Path
+    model: ir.Model
+    verification: Verification
+    min_sqnr: float | None
+    samples: Samples | None
+
+
+def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
+    """Return the manifest's record of an artifact, and write its test vector."""
+    source, found = artifact.source, artifact.verification
+    vector = folder / "vectors" / f"{source.name.replace('/', '.')}.safetensors"
+    vector.parent.mkdir(exist_ok=True)
+    pair = {f"{side}.{k}": v for side in ("inputs", "outputs") for k, v in getattr(found, side).items()}
+    vector.write_bytes(save({name: values.copy(order="C") for name, values in pair.items()}))
+    stored = _stored_ports(artifact.path)
+    figures = found.difference
+    return GraphRecord(
+        name=source.name,
+        file=record_file(folder, artifact.path),
+        format=artifact.plan.format,
+        precision=artifact.plan.precision,
+        processor=artifact.plan.processor,
+        fallback=artifact.plan.fallback,
+        pipeline=str(artifact.pipeline),
+        inputs=tuple(_port(port, stored) for port in source.inputs),
+        outputs=tuple(_port(port, stored) for port in source.outputs),
+        operators=dict(sorted(operator_counts(artifact.model).items())),
+        verification=VerificationRecord(
+            reference="eager torch" if isinstance(source, TorchSource) else "ONNX Runtime on the source file",
+            inputs="the first calibration sample" if artifact.samples else "random inputs",
+            max_absolute_error=figures.max_absolute,
+            max_relative_error=figures.max_relative,
+            sqnr_db=figures.sqnr_db if math.isfinite(figures.sqnr_db) else None,
+            allowed=figures.allowed(artifact.plan.precision, artifact.min_sqnr),
+            min_sqnr_db=artifact.min_sqnr,
+        ),
+        calibration=artifact.samples.described if artifact.samples else None,
+        vector=record_file(folder, vector),
+    )
+
+
+def _stored_ports(path: Path) -> Mapping[str, Any]:
+    """Return how the tensors at the border of a TFLite file are stored, by name."""
+    if path.suffix != ".tflite":
+        return {}
+    ports = read_ports(path)
+    return {port.name: port for port in (*ports.inputs, *ports.outputs)}
+
+
+def _port(port: Port, stored: Mapping[str, Any]) -> PortRecord:
+    """Return the manifest's record of a port."""
+    kept, quantization = stored.get(port.name), None
+    if kept is not None and kept.scale is not None:
+        quantization = {"dtype": kept.dtype, "scale": kept.scale, "zero_point": kept.zero_point}
+    return PortRecord(port.name, port.dtype, port.shape, port.meaning, dict(port.host), quantization)
