@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m4c.calibration import without_samples
+from m4c.numerics import SQNR_FLOOR_DB
 from m4c.source import Source
 from m4c.targets.profile import Target, load_target
 
-INTEGER = frozenset({"int8", "int16x8"})
+INTEGER = frozenset(SQNR_FLOOR_DB)
 """The precisions that need calibration."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from m4c.observers import MinMax, Observer, Percentile
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
-from m4c.passes.decompose_layer_norm import DecomposeLayerNorm
+from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
 from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.passes.simplify import Simplify
@@ -21,9 +21,27 @@ follows its source on a third with 8.2 dB at 99.9 %, 11.4 dB at 99.98 %, 9.4 dB 
 """
 
 
+def canonical() -> Pipeline:
+    """Return the passes that every compile begins with, whatever the target."""
+    return Pipeline((Simplify(), Canonicalize(), FoldWeights(), Simplify(), Canonicalize()))
+
+
+def for_format(file_format: str, layer_norm: Form = "mean") -> Pipeline:
+    """Return canonical passes, then those that decompose what the format has no operator for: all of a float build.
+
+    An ONNX build keeps its layer norms, in float.
+    """
+    return canonical() | DecomposeLayerNorm(layer_norm) if file_format == "tflite" else canonical()
+
+
 def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipeline:
     """Return the passes of an integer build of ``precision``."""
     return (for_int8 if precision == "int8" else for_int16x8)(file_format, calibrate)
+
+
+def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
+    """Return the passes of a static int8 build."""
+    return for_format(file_format, "norm") | SplitSoftmax() | calibrate | QuantizeStatic()
 
 
 def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:
@@ -32,21 +50,4 @@ def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:
     Softmax, the reciprocal root of layer norms and LpNormalization compute in float in a TFLite file: LiteRT's int16
     kernels are too coarse, or there are none. Whisper tiny.en's encoder has 31.5 dB, and 23.3 dB if they do not.
     """
-    steps = canonical() | DecomposeLayerNorm("product") if file_format == "tflite" else canonical()
-    return steps | calibrate | QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
-
-
-def canonical() -> Pipeline:
-    """Return the passes that every compile begins with, whatever the target."""
-    return Pipeline((Simplify(), Canonicalize(), FoldWeights(), Simplify(), Canonicalize()))
-
-
-def for_format(file_format: str) -> Pipeline:
-    """Return the passes of a float build: canonical, then what the format has no operator for is decomposed."""
-    return canonical() | DecomposeLayerNorm() if file_format == "tflite" else canonical()
-
-
-def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
-    """Return the passes of a static int8 build; an ONNX build keeps its layer norms, in float."""
-    steps = canonical() | DecomposeLayerNorm("norm") if file_format == "tflite" else canonical()
-    return steps | SplitSoftmax() | calibrate | QuantizeStatic()
+    return for_format(file_format, "product") | calibrate | QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))

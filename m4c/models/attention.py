@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m4c.host.masks import causal_mask, positions
+from m4c.host.masks import HIDDEN, causal_mask, positions
 from m4c.models.graph import Port, Sizes
 
 POSITIONS = Port("positions", "int64", ("batch", "sequence"), "place of each step, from 0")
@@ -19,7 +19,7 @@ MASK = Port(
     "float32",
     ("batch", 1, "sequence", "past + sequence"),
     "added to the attention scores: 0 = attend, -1e9 = hidden",
-    host={"kind": "causal-mask", "hidden": -1e9},
+    host={"kind": "causal-mask", "hidden": float(HIDDEN)},
 )
 
 
