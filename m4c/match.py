@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from m4c.errors import CheckpointError
 from m4c.models.graph import Submodel
-from m4c.weights import Array, array, lazy
+from m4c.weights import Array, array, divisible, lazy, part
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 SHOWN = 5
@@ -135,12 +135,19 @@ def _convertible(stored: ir.DataType, wanted: ir.DataType) -> bool:
 def _converted(name: str, tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
     """Return a recipe that reads, converts to ``dtype`` and refuses values that are not numbers."""
 
-    def read() -> Array:
-        values = array(tensor)
-        if dtype in FLOATS and np.isnan(values).any():
+    def convert(values: Array) -> Array:
+        converted = values.astype(dtype.numpy(), copy=False)
+        if dtype in FLOATS and np.isnan(converted.min(initial=0)):
             raise CheckpointError(
                 f"{name} holds values that are not numbers", where=name, fix="get a sound checkpoint"
             )
-        return values.astype(dtype.numpy(), copy=False)
+        return converted
 
-    return lazy(name, dtype, tensor.shape.numpy(), read)
+    return lazy(
+        name,
+        dtype,
+        tensor.shape.numpy(),
+        lambda: convert(array(tensor)),
+        (lambda rows: convert(part(tensor, rows))) if divisible(tensor) else None,
+        getattr(tensor, "origin", None),
+    )

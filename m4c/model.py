@@ -55,11 +55,11 @@ def fingerprint(model: ir.Model) -> str:
         for operand in (*node.inputs, *node.outputs):
             put(operand.name or "?" if operand is not None else "-")
         for name, attribute in sorted(node.attributes.items()):
-            put(f"{name} {_text(attribute)}")
+            put(f"{name} {text_of(attribute)}")
     return digest.hexdigest()
 
 
-def _text(attribute: ir.Attr) -> str:
+def text_of(attribute: ir.Attr) -> str:
     """Return a text that tells one value of an attribute from another; graphs are told by their nodes."""
     match attribute.type:
         case _ if attribute.is_ref():

@@ -1,16 +1,21 @@
-"""One file of weights for all graphs of a sub-model: each weight is read, written and let go; equal bytes are stored once."""
+"""One file of weights for all graphs of a sub-model: each weight is read piece by piece and let go; equal bytes are stored once."""
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
-from m4c.weights import array
+from m4c.ahead import ahead
+from m4c.weights import array, divisible, part, stretches
 
 ALIGNMENT = 4096
 """Every weight begins on a page, so that a runtime can map it."""
+
+PIECE = 4 << 20
+"""Bytes that are read and written at once, where nothing says otherwise."""
 
 Progress = Callable[[int], None]
 """Called with the number of bytes just done."""
@@ -38,28 +43,33 @@ class WeightFile:
         if kind is not None or not self._known:
             self.path.unlink()
 
-    def put(self, tensor: ir.TensorProtocol) -> tuple[int, int]:
+    def put(self, tensor: ir.TensorProtocol, progress: Progress = lambda _: None) -> tuple[int, int]:
         """Write the values of ``tensor`` unless they are there already; return (offset, length) in bytes.
 
-        If reading them fails, nothing is written and the file can be used further.
+        They are read a stretch of rows at a time, by all cores. If reading fails, the file is as before and can be used further.
         """
-        data = _bytes(tensor)
-        digest = hashlib.sha256(data).digest()
-        if digest not in self._known:
-            self._file.write(b"\0" * (-self._file.tell() % ALIGNMENT))
-            offset = self._file.tell()
-            self._file.write(data)
-            self._known[digest] = (offset, data.nbytes)
-        return self._known[digest]
+        before = self._file.tell()
+        offset, digest = self._file.seek(before + -before % ALIGNMENT), hashlib.sha256()
+        known = None
+        try:
+            for data in ahead(partial(_bytes, tensor), stretches(tensor, PIECE)):
+                self._file.write(data)
+                digest.update(data)
+                progress(data.nbytes)
+            known = self._known.setdefault(digest.digest(), (offset, self._file.tell() - offset))
+        finally:
+            if known is None or known[0] != offset:
+                self._file.truncate(self._file.seek(before))
+        return known
 
     def flush(self) -> None:
         """Let a runtime see what was put so far."""
         self._file.flush()
 
 
-def _bytes(tensor: ir.TensorProtocol) -> memoryview:
-    """Return the values of ``tensor`` as they lie in a file: little-endian, in C order, 4-bit ones two to a byte."""
-    values = array(tensor)
+def _bytes(tensor: ir.TensorProtocol, rows: slice) -> memoryview:
+    """Return rows of ``tensor`` as they lie in a file: little-endian, in C order, 4-bit ones two to a byte."""
+    values = part(tensor, rows) if divisible(tensor) else array(tensor)
     if values.dtype.itemsize != tensor.dtype.itemsize:  # only then does packing copy
         return memoryview(ir.tensor(values, dtype=tensor.dtype).tobytes())
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data

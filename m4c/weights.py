@@ -1,12 +1,13 @@
 """Lazy weights: a weight is a recipe, and the file that is being written is the only place where it is read.
 
-Every tensor of a checkpoint enters a model as an ``onnx_ir.LazyTensor`` that knows its name, dtype and shape, and how to be
-read. A pass that changes a weight wraps the lazy tensor in another with :func:`derive`. Nothing is cached: a recipe holds no
-array, so the peak memory of a compile is that of one weight, whatever the size of the model.
+Every tensor of a checkpoint enters a model as a :class:`Recipe` that knows its name, dtype and shape, and how to be read. A
+pass that changes a weight wraps the recipe in another with :func:`derive`. Nothing is cached: a recipe holds no array. Most
+recipes can be read in parts, so the peak memory of a compile is that of a few pieces, whatever the size of the model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -15,33 +16,111 @@ from m4c.errors import Bug
 
 Array = np.ndarray
 
+Part = Callable[[slice], Array]
+"""Reads the rows of a slice."""
+
 CONSTANT_BYTES = 256
 """Initializers up to this size are constants in memory (axes, shapes, epsilons); larger ones are weights."""
 
 
-def lazy(name: str, dtype: ir.DataType, shape: Sequence[int], read: Callable[[], Array]) -> ir.LazyTensor:
+class Recipe(ir.LazyTensor):
+    """A lazy tensor that may be read in parts.
+
+    ``part`` reads the rows of a slice of the first axis; None means that only the whole can be read. ``origin`` is what a pass
+    needs to know of how the values come about, beside their dtype and shape. ``step`` is how many rows are best read at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        read: Callable[[], Array],
+        part: Part | None = None,
+        origin: object = None,
+        step: int | None = None,
+    ) -> None:
+        """Take how to ``read`` all values; see :func:`lazy`."""
+        super().__init__(self._whole, dtype=dtype, shape=ir.Shape(shape), name=name)
+        self._read, self._part, self.origin, self.step = read, part, origin, step
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a part can be read without the rest."""
+        return self._part is not None
+
+    def part(self, rows: slice) -> Array:
+        """Return the values of ``rows`` of the first axis; they lie within it."""
+        if self._part is None:
+            return array(self)[rows]
+        return self._checked(self._part(rows), (rows.stop - rows.start, *self.shape.numpy()[1:]))
+
+    def _whole(self) -> ir.TensorProtocol:
+        value = self._checked(self._read(), self.shape.numpy())
+        return ir.Tensor(np.asarray(value, order="C"), dtype=self.dtype, shape=self.shape, name=self.name)
+
+    def _checked(self, value: Array, shape: tuple[int, ...]) -> Array:
+        """Return ``value``, or raise if it is not of the declared dtype and of ``shape``."""
+        if tuple(value.shape) != shape or value.dtype != self.dtype.numpy():
+            raise Bug(
+                f"the recipe of {self.name} gave {value.dtype}{list(value.shape)}, "
+                f"declared was {self.dtype.numpy()}{list(shape)}",
+                where=str(self.name),
+            )
+        return value
+
+
+def lazy(
+    name: str,
+    dtype: ir.DataType,
+    shape: Sequence[int],
+    read: Callable[[], Array],
+    part: Part | None = None,
+    origin: object = None,
+    step: int | None = None,
+) -> Recipe:
     """Return a tensor that calls ``read`` at each use and refuses an array of another dtype or shape.
 
-    ``read`` may be called from several threads. For sub-byte dtypes it returns the unpacked ``ml_dtypes`` array.
+    ``read`` and ``part`` may be called from several threads. For sub-byte dtypes they return unpacked ``ml_dtypes`` arrays.
     """
-    fixed = tuple(int(d) for d in shape)
-
-    def evaluate() -> ir.TensorProtocol:
-        value = read()
-        if tuple(value.shape) != fixed or value.dtype != dtype.numpy():
-            raise Bug(
-                f"the recipe of {name} gave {value.dtype}{list(value.shape)}, "
-                f"declared was {dtype.numpy()}{list(fixed)}",
-                where=name,
-            )
-        return ir.Tensor(np.asarray(value, order="C"), dtype=dtype, shape=ir.Shape(fixed), name=name)
-
-    return ir.LazyTensor(evaluate, dtype=dtype, shape=ir.Shape(fixed), name=name)
+    return Recipe(name, dtype, tuple(int(d) for d in shape), read, part, origin, step)
 
 
 def array(tensor: ir.TensorProtocol) -> Array:
-    """Return the values of ``tensor``: the one place that reads a weight."""
+    """Return the values of ``tensor``: the one place that reads a whole weight."""
     return np.asarray(tensor.numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """The origin of a matrix that is another one turned around."""
+
+    matrix: ir.TensorProtocol
+
+
+def part(tensor: ir.TensorProtocol, rows: slice) -> Array:
+    """Return ``rows`` of the first axis of ``tensor``, reading no more than that where its recipe allows."""
+    return tensor.part(rows) if isinstance(tensor, Recipe) else array(tensor)[rows]
+
+
+def divisible(tensor: ir.TensorProtocol) -> bool:
+    """Return whether :func:`part` reads less than the whole."""
+    return isinstance(tensor, Recipe) and tensor.divisible
+
+
+def stretches(tensor: ir.TensorProtocol, size: int) -> list[slice]:
+    """Return the rows of ``tensor`` in stretches of about ``size`` bytes: a single one if it cannot be divided."""
+    shape = tensor.shape.numpy()
+    if isinstance(tensor, Recipe) and tensor.divisible and tensor.step:
+        return spans(shape[0], tensor.step)
+    if not divisible(tensor) or not shape or not shape[0] or tensor.nbytes <= size:
+        return [slice(0, shape[0] if shape else 1)]
+    return spans(shape[0], max(1, size * shape[0] // tensor.nbytes))
+
+
+def spans(count: int, step: int) -> list[slice]:
+    """Return 0…``count`` cut into slices of ``step``, the last of which may be shorter."""
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def derive(

@@ -18,7 +18,7 @@ from m4c.model import fresh_name, module_path
 from m4c.passes.properties import typed
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.rewrite import attribute, static
-from m4c.weights import Array, array, is_weight, lazy, register, stored, stored_value
+from m4c.weights import Array, Transposed, array, is_weight, lazy, register, stored, stored_value
 
 SHARED_BYTES = 1 << 16
 """A weight that is stored anyhow is folded only into results up to this size: the rest would be stored twice."""
@@ -195,6 +195,14 @@ def _fold(graph: ir.Graph, node: ir.Node) -> Note:
         made = evaluate(*(array(t) if t is not None else None for t in tensors))
         return np.asarray(made, dtype=dtype.numpy())
 
-    value = register(graph, stored_value(lazy(name, dtype, shape, read)))
+    value = register(graph, stored_value(lazy(name, dtype, shape, read, origin=_origin(node))))
     output.replace_all_uses_with(value)
     return Note(module_path(node), f"{node.op_type} became part of the weight {name}")
+
+
+def _origin(node: ir.Node) -> Transposed | None:
+    """Return that the result is a matrix turned around, if it is."""
+    matrix = node.inputs[0]
+    if node.op_type != "Transpose" or matrix is None or matrix.const_value is None:
+        return None
+    return Transposed(matrix.const_value) if len(matrix.const_value.shape) == 2 else None

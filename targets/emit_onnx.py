@@ -21,7 +21,7 @@ def to_onnx(model: ir.Model, path: Path, weights: WeightFile, progress: Progress
         tensor = value.const_value
         assert tensor is not None
         if tensor.nbytes > CONSTANT_BYTES:
-            offset, length = weights.put(tensor)
+            offset, length = weights.put(tensor, progress)
             value.const_value = ir.ExternalTensor(
                 weights.path.name,
                 offset,
@@ -31,7 +31,6 @@ def to_onnx(model: ir.Model, path: Path, weights: WeightFile, progress: Progress
                 name=name,
                 base_dir=path.parent,
             )
-            progress(tensor.nbytes)
         else:
             value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
     weights.flush()

@@ -14,7 +14,7 @@ ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
     "errors record progress quiet numerics model skeleton tasks host",
-    "weights weight_file rewrite samples parallel runners bundle",
+    "ahead weights weight_file blockwise rounding rewrite samples parallel runners bundle",
     "pipeline quant qdq scales observers",
     "models selection checkpoints match capture eager trace source calibration",
     "passes targets",

@@ -20,6 +20,9 @@ SPREAD = 0.02
 PIECE = 1 << 20
 """How many values are drawn at once; even, as the generator gives two at a time."""
 
+STEP = 8
+"""Values that one step of the generator's counter gives: four numbers of 64 bits."""
+
 
 def random_weights(source: nn.Module, seed: int) -> Mapping[str, ir.TensorProtocol]:
     """Return a random float32 tensor for every parameter of ``source``; its persistent buffers keep their values.
@@ -54,24 +57,37 @@ def _random(name: str, shape: tuple[int, ...], seed: int, embedding: bool) -> ir
     width = math.sqrt(3) if token else SPREAD if flat else math.sqrt(3 / math.prod(shape[1:]))
     centre = np.float32(1 if norm else 0)
 
-    def read() -> Array:
-        values = _uniform(f"{seed}:{name}", shape)
+    row = math.prod(shape[1:])
+
+    def draw(start: int, count: int) -> Array:
+        values = _uniform(f"{seed}:{name}", start, count)
         values *= np.float32(width)
         values += centre
         return values
 
-    return lazy(name, ir.DataType.FLOAT, shape, read)
+    def part(rows: slice) -> Array:
+        count = rows.stop - rows.start
+        return draw(rows.start * row, count * row).reshape(count, *shape[1:])
+
+    whole = math.prod(shape)
+    aligned = shape and row % STEP == 0
+    return lazy(
+        name, ir.DataType.FLOAT, shape, lambda: draw(0, whole).reshape(shape), part if aligned else None
+    )
 
 
-def _uniform(key: str, shape: tuple[int, ...]) -> Array:
-    """Return float32 values in [-1, 1), each a multiple of 2⁻²³; drawn in pieces, so nothing else of their size is held."""
+def _uniform(key: str, start: int, count: int) -> Array:
+    """Return ``count`` float32 values in [-1, 1), each a multiple of 2⁻²³, from the ``start``-th of a sequence on.
+
+    They are drawn in pieces, so nothing else of their size is held. ``start`` is a multiple of :data:`STEP`.
+    """
     digest = int.from_bytes(hashlib.sha256(key.encode()).digest()[:16], "little")
-    generator = np.random.Philox(key=digest)
-    values = np.empty(math.prod(shape), np.float32)
+    generator = np.random.Philox(key=digest).advance(start // STEP)
+    values = np.empty(count, np.float32)
     for start in range(0, values.size, PIECE):
         piece = values[start : start + PIECE]
         raw = generator.random_raw((piece.size + 1) // 2).astype("<u8", copy=False)
         piece[:] = raw.view("<u4")[: piece.size] >> np.uint32(8)
     values *= np.float32(2**-23)
     values -= np.float32(1)
-    return values.reshape(shape)
+    return values

@@ -1,6 +1,7 @@
 """Safetensors files, single or sharded with an index: validated by the library, mapped, read a tensor at a time."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,4 +112,11 @@ def _tensor(path: Path, base: int, name: str, entry: Mapping[str, Any]) -> ir.La
             return np.zeros(shape, dtype.numpy())
         return np.memmap(path, dtype.numpy(), "r", start, shape or (1,)).reshape(shape)
 
-    return lazy(name, dtype, shape, read)
+    def part(rows: slice) -> Array:
+        size = math.prod(shape[1:])
+        if not size:
+            return np.zeros((rows.stop - rows.start, *shape[1:]), dtype.numpy())
+        first = start + rows.start * size * dtype.numpy().itemsize
+        return np.memmap(path, dtype.numpy(), "r", first, (rows.stop - rows.start, *shape[1:]))
+
+    return lazy(name, dtype, shape, read, part if shape else None)

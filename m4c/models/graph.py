@@ -50,12 +50,26 @@ class GraphModule(nn.Module):
 
 
 @dataclass(frozen=True)
+class Repetition:
+    """What a deep graph is made of: modules ``prefix.0``, ``prefix.1`` … of its source, ``count`` of them, all equal.
+
+    Each reads what the one before made, what was made before all of them, and inputs and weights with its own number.
+    ``shortened`` makes the same graph with fewer of them, its weights fake. Capture needs no more (:mod:`m4c.repeat`).
+    """
+
+    prefix: str
+    count: int
+    shortened: Callable[[int], "Graph"]
+
+
+@dataclass(frozen=True)
 class Graph:
     """One graph of a sub-model, ready to be captured.
 
     ``module(*inputs)`` takes the inputs in order and returns the outputs in order, as a tuple if there are several.
     ``sizes`` gives each named dimension its size when it is static. ``dynamic`` names the dimensions that are dynamic in
     every capture (a cache grows), whatever the user asked for. ``sample`` makes sensible inputs for given sizes.
+    ``repeats`` tells the equal blocks of a deep module.
     """
 
     name: str
@@ -65,6 +79,7 @@ class Graph:
     sample: Sample
     sizes: Sizes = field(default_factory=lambda: {"batch": 1})
     dynamic: frozenset[str] = frozenset()
+    repeats: Repetition | None = None
 
     @property
     def submodel(self) -> str:

@@ -5,6 +5,8 @@ call them is written here: mask, positions and cache are inputs, and rotary angl
 shapes, serves prefill (``past`` = 0) and decoding (``sequence`` = 1). The numbers are the library's.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,8 +25,9 @@ from m4c.models.attention import (
     sample_steps,
     split_heads,
 )
-from m4c.models.graph import Graph, GraphModule, Port, Sizes, Submodel
+from m4c.models.graph import Graph, GraphModule, Port, Repetition, Sizes, Submodel
 from m4c.models.llama_sizes import PRESETS, HeadSizes, LlamaSizes, ProjectionSizes
+from m4c.skeleton import skeleton
 
 __all__ = ["PRESETS", "HeadSizes", "LlamaSizes", "ProjectionSizes", "build", "rotary_table", "rotate"]
 
@@ -243,6 +246,10 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
         floats = sample_floats(rng, (embeds, *pasts), sizes)
         return {"embeds": floats.pop("embeds"), **sample_steps(sizes), **floats}
 
+    def shortened(layers: int) -> Graph:
+        with skeleton():
+            return _backbone(name, replace(config, layers=layers)).graphs[1]
+
     return Graph(
         f"{name}/decoder",
         _Decoder(source, config),
@@ -255,6 +262,7 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
         sample,
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
+        repeats=Repetition("model.layers", config.layers, shortened),
     )
 
 

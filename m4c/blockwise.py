@@ -1,0 +1,248 @@
+"""Matrices on a grid: small integers, with a scale and a zero point for every few inputs of each output.
+
+``value = (code − zero) · scale``. Codes are unsigned; on a symmetric grid every zero point is the middle of the range. A
+matrix is quantized a stretch of rows at a time, when it is written, and never held whole.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from m4c.errors import Bug, UsageError
+from m4c.weights import Array, Recipe, lazy, spans
+
+STRETCH = 1 << 19
+"""Weights that are quantized at once: what a core's caches hold in float32, with room for a few copies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What codes a matrix is rounded to."""
+
+    bits: int
+    group: int | None
+    """Inputs that share a scale; None: all inputs of an output channel."""
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what no runtime computes with."""
+        if self.bits not in (4, 8):
+            raise UsageError(f"weights of {self.bits} bits", fix="choose 4 or 8")
+        if self.group is not None and (self.group < 16 or self.group & (self.group - 1)):
+            raise UsageError(f"a group size of {self.group}", fix="choose a power of two from 16 on")
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric grid."""
+        return 1 << (self.bits - 1)
+
+    def size(self, inputs: int) -> int:
+        """Return how many inputs share a scale in a matrix of ``inputs``."""
+        return inputs if self.group is None else self.group
+
+    def bits_per_weight(self, inputs: int) -> float:
+        """Return the size of a weight with its share of the float32 scale, and of the zero point where there is one."""
+        return self.bits + (32 + (0 if self.symmetric else self.bits)) / self.size(inputs)
+
+    def __str__(self) -> str:
+        """Return a short name, such as ``int4/32`` or ``uint4/64``."""
+        return f"{'int' if self.symmetric else 'uint'}{self.bits}/{self.group or 'channel'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Some rows of a matrix on a grid."""
+
+    codes: Tensor
+    """uint8 (rows, inputs)."""
+    scales: Tensor
+    """float32 (rows, groups)."""
+    zeros: Tensor
+    """uint8 (rows, groups)."""
+
+    def dequantized(self) -> Tensor:
+        """Return the values, float32 (rows, inputs)."""
+        rows, inputs = self.codes.shape
+        grouped = self.codes.view(rows, self.scales.shape[1], -1).float()
+        return (grouped.sub_(self.zeros.float().unsqueeze(2)) * self.scales.unsqueeze(2)).view(rows, inputs)
+
+
+Method = Callable[[Tensor, Grid], Blocks]
+"""Quantizes rows, float32 (rows, inputs), each for itself; the rows may be overwritten."""
+
+Rows = Callable[[slice], Blocks]
+"""Gives some rows of one matrix, quantized."""
+
+
+class BlockwiseWeight:
+    """A matrix (outputs, inputs) on a grid, and the tensors that formats store it as."""
+
+    def __init__(
+        self, name: str, shape: tuple[int, int], grid: Grid, rows: Rows, order: Array | None = None
+    ) -> None:
+        """Take what gives the rows. ``order`` (inputs,) is the order of the codes' columns, if it is another.
+
+        Raises:
+            UsageError: if the group size does not divide the inputs.
+        """
+        if shape[1] % grid.size(shape[1]):
+            raise UsageError(
+                f"a group size of {grid.group} does not divide the {shape[1]} inputs of {name}",
+                where=name,
+                fix="choose a smaller --group-size",
+            )
+        self.name, self.shape, self.grid, self.order = name, shape, grid, order
+        self.groups = shape[1] // grid.size(shape[1])
+        self._rows = rows
+
+    @property
+    def step(self) -> int:
+        """How many rows are quantized at once."""
+        return max(1, STRETCH // self.shape[1])
+
+    def rows(self, rows: slice) -> Blocks:
+        """Return some rows, quantized."""
+        blocks = self._rows(rows)
+        wanted = ((rows.stop - rows.start, self.shape[1]), (rows.stop - rows.start, self.groups))
+        if tuple(blocks.codes.shape) != wanted[0] or tuple(blocks.scales.shape) != wanted[1]:
+            raise Bug(f"{self.name}: rows of another shape", where=self.name)
+        return blocks
+
+    def packed(self) -> tuple[Recipe, Recipe, Recipe | None]:
+        """Return codes, scales and zero points as MatMulNBits stores them.
+
+        Codes are uint8 (outputs, groups, group · bits / 8), low nibbles first; scales float32 (outputs, groups); zero points
+        uint8 (outputs, ⌈groups · bits / 8⌉), None on a symmetric grid. Source: com.microsoft.MatMulNBits of ONNX Runtime.
+        """
+        outputs, inputs = self.shape
+        bits, blob = self.grid.bits, self.grid.size(inputs) * self.grid.bits // 8
+
+        def make(rows: slice) -> tuple[Array, ...]:
+            blocks = self.rows(rows)
+            codes = nibbles(blocks.codes) if bits == 4 else blocks.codes
+            zeros = nibbles(blocks.zeros) if bits == 4 else blocks.zeros
+            return codes.view(len(codes), self.groups, blob).numpy(), blocks.scales.numpy(), zeros.numpy()
+
+        made = _Jointly(make, spans(outputs, self.step))
+        return (
+            made.recipe(0, f"{self.name}.q", ir.DataType.UINT8, (outputs, self.groups, blob)),
+            made.recipe(1, f"{self.name}.scales", ir.DataType.FLOAT, (outputs, self.groups)),
+            None
+            if self.grid.symmetric
+            else made.recipe(
+                2, f"{self.name}.zeros", ir.DataType.UINT8, (outputs, (self.groups * bits + 7) // 8)
+            ),
+        )
+
+    def table(self) -> tuple[Recipe, Recipe]:
+        """Return a symmetric 8-bit table to gather rows from: codes int8 (outputs, inputs), scales (outputs, groups)."""
+
+        def make(rows: slice) -> tuple[Array, ...]:
+            blocks = self.rows(rows)
+            return _signed(blocks.codes, self.grid).numpy(), blocks.scales.numpy()
+
+        made = _Jointly(make, spans(self.shape[0], self.step))
+        return (
+            made.recipe(0, f"{self.name}.q", ir.DataType.INT8, self.shape),
+            made.recipe(1, f"{self.name}.scales", ir.DataType.FLOAT, (self.shape[0], self.groups)),
+        )
+
+    def turned(self) -> tuple[Recipe, Recipe, Recipe | None]:
+        """Return codes, scales and zero points as DequantizeLinear before a MatMul takes them, inputs first.
+
+        Codes (inputs, outputs) and zero points are (u)int4 or (u)int8, signed on a symmetric grid; scales are float32 (groups,
+        outputs), or (outputs,) for one group.
+        """
+        outputs, inputs = self.shape
+        dtype = _stored_dtype(self.grid)
+        few = (outputs,) if self.grid.group is None else (self.groups, outputs)
+
+        def make(rows: slice) -> tuple[Array, ...]:
+            blocks = self.rows(rows)
+            codes = (_signed(c, self.grid).numpy().T for c in (blocks.codes, blocks.zeros))
+            first, last = (np.asarray(c, dtype.numpy()) for c in codes)
+            return first, blocks.scales.numpy().T, last
+
+        made = _Jointly(make, spans(outputs, self.step), axis=1)
+        return (
+            made.recipe(0, f"{self.name}.q", dtype, (inputs, outputs)),
+            made.recipe(1, f"{self.name}.scales", ir.DataType.FLOAT, few),
+            None if self.grid.symmetric else made.recipe(2, f"{self.name}.zeros", dtype, few),
+        )
+
+    def dequantized(self, dtype: ir.DataType = ir.DataType.FLOAT) -> Recipe:
+        """Return the matrix with the values that the codes stand for, its columns in their own order."""
+
+        def part(rows: slice) -> Array:
+            values = self.rows(rows).dequantized()
+            if self.order is not None:
+                values = values[:, torch.from_numpy(np.argsort(self.order))]
+            return np.asarray(values.numpy(), dtype.numpy())
+
+        def read() -> Array:
+            return np.concatenate([part(rows) for rows in spans(self.shape[0], self.step)])
+
+        return lazy(self.name, dtype, self.shape, read, part, self, step=self.step)
+
+
+class _Jointly:
+    """Tensors that one computation makes: who reads one leaves the later ones waiting, to be taken once.
+
+    So a matrix is quantized once though codes, scales and zero points are written one after the other.
+    """
+
+    def __init__(self, make: Callable[[slice], tuple[Array, ...]], rows: list[slice], axis: int = 0) -> None:
+        self._make, self._rows, self._axis = make, rows, axis
+        self._waiting: dict[tuple[int, int], Array] = {}
+        self._lock = threading.Lock()
+
+    def recipe(self, index: int, name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> Recipe:
+        """Return the tensor ``index``; the first can be read in parts if rows are its first axis."""
+
+        def read() -> Array:
+            pieces = [self._take(index, rows) for rows in self._rows]
+            return np.concatenate(pieces, axis=self._axis).reshape(shape)
+
+        part = (lambda rows: self._take(index, rows)) if index == 0 and self._axis == 0 else None
+        return lazy(name, dtype, shape, read, part, step=self._rows[0].stop)
+
+    def _take(self, index: int, rows: slice) -> Array:
+        """Return the product ``index`` of ``rows``."""
+        with self._lock:
+            waiting = self._waiting.pop((index, rows.start), None)
+        if waiting is not None:
+            return waiting
+        made = self._make(rows)
+        with self._lock:
+            for later in range(index + 1, len(made)):
+                self._waiting[later, rows.start] = made[later]
+        return made[index]
+
+
+def nibbles(codes: Tensor) -> Tensor:
+    """Return 4-bit ``codes``, uint8 (rows, n), two to a byte, the first in the low half: uint8 (rows, ⌈n/2⌉)."""
+    if codes.shape[1] % 2:
+        codes = torch.nn.functional.pad(codes, (0, 1))
+    return codes[:, ::2] | (codes[:, 1::2] << 4)
+
+
+def _signed(codes: Tensor, grid: Grid) -> Tensor:
+    """Return codes as they are stored: around 0 on a symmetric grid."""
+    return (codes.to(torch.int16) - grid.middle).to(torch.int8) if grid.symmetric else codes
+
+
+def _stored_dtype(grid: Grid) -> ir.DataType:
+    """Return the dtype of codes that stand beside a DequantizeLinear."""
+    if grid.bits == 4:
+        return ir.DataType.INT4 if grid.symmetric else ir.DataType.UINT4
+    return ir.DataType.INT8 if grid.symmetric else ir.DataType.UINT8
