@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import onnx_ir as ir
 import torch
@@ -16,7 +17,9 @@ import torch
 from m4c.errors import Bug, CaptureError
 from m4c.models.graph import Graph, Port
 from m4c.quiet import quiet
+from m4c.repeat import is_deep, stamp
 from m4c.skeleton import FAKE
+from m4c.stamping import CAPTURED
 from m4c.weights import Array, lazy
 
 OPSET = 20
@@ -31,13 +34,17 @@ FROM_CHECKPOINT = "m4c.checkpoint"
 def capture(graph: Graph, dynamic: frozenset[str] = frozenset()) -> ir.Model:
     """Return the model of ``graph``; dimensions in ``dynamic`` stay symbolic, beside those that always do.
 
+    Of a deep graph a few blocks are captured and the others stamped (:mod:`m4c.repeat`).
     Weights are unbound: reading one is a :class:`Bug` until :func:`bind` has been called.
 
     Raises:
-        CaptureError: if torch.export or the ONNX exporter cannot turn the module into a graph.
+        CaptureError: if torch.export or the ONNX exporter cannot turn the module into a graph, or equal blocks differ.
     """
-    model = translate(graph, dynamic).model
-    _name_interface(model, graph)
+    captured = _shortened(graph) if is_deep(graph) else graph
+    model = translate(captured, dynamic).model
+    _name_interface(model, captured)
+    if captured is not graph:
+        stamp(model, captured, graph, SOURCE)
     _name_weights(model, graph)
     return model
 
@@ -64,6 +71,12 @@ def translate(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.onnx
         ) from error
     assert made is not None
     return made
+
+
+def _shortened(graph: Graph) -> Graph:
+    """Return the deep ``graph`` with as many blocks as have to be captured."""
+    assert graph.repeats is not None
+    return replace(graph.repeats.shortened(CAPTURED), sizes=graph.sizes, dynamic=graph.dynamic)
 
 
 def inner_name(name: str, graph: Graph) -> str:

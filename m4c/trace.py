@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from m4c.capture import SOURCE, inner_name, translate
+from m4c.capture import SOURCE, capture, inner_name, translate
 from m4c.eager import as_torch
 from m4c.models.graph import Graph
+from m4c.repeat import is_deep, stamped_names
 
 Array = np.ndarray
 Recorder = Callable[[str, Array], None]
@@ -62,7 +63,8 @@ def trace(
 
     The program is the decomposed one: before decomposition a name may stand for another value.
     """
-    program = translate(graph, dynamic).exported_program
+    made = translate(graph, dynamic)
+    program = made.exported_program
     assert program is not None
     signature = program.graph_signature
     constants = {**dict(program.named_buffers()), **program.constants}
@@ -76,11 +78,18 @@ def trace(
             arguments.append(_Stored(weights[key]))
         else:
             arguments.append(constants[str(spec.target)])
-    names = {node.name: inner_name(node.name, graph) for node in program.graph.nodes}
-    for output, port in reversed(list(zip(signature.user_outputs, graph.outputs, strict=True))):
-        names[str(output)] = port.name  # returned twice: the first port has the value, the others are copies
+    names = stamped_names(made.model, capture(graph, dynamic)) if is_deep(graph) else _names(program, graph)
     with torch.no_grad():
         _Interpreter(program.graph_module, names, recorder).run(*arguments)
+
+
+def _names(program: torch.export.ExportedProgram, graph: Graph) -> dict[str, str]:
+    """Return, for each value of a program that is captured whole, its name in the model."""
+    names = {node.name: inner_name(node.name, graph) for node in program.graph.nodes}
+    outputs = program.graph_signature.user_outputs
+    for output, port in reversed(list(zip(outputs, graph.outputs, strict=True))):
+        names[str(output)] = port.name  # returned twice: the first port has the value, the others are copies
+    return names
 
 
 def onnx_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> None:

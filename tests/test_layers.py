@@ -16,7 +16,7 @@ LAYERS = (
     "errors record progress quiet numerics model skeleton tasks host",
     "ahead weights weight_file blockwise rounding rewrite samples parallel runners bundle",
     "pipeline quant qdq scales observers",
-    "models selection checkpoints match capture eager trace source calibration",
+    "models selection checkpoints match stamping repeat capture eager trace source calibration",
     "passes targets",
     "operator_reports",
     "request kernels verify artifact compile selftest routes terminal",
