@@ -73,12 +73,18 @@ def text_of(attribute: ir.Attr) -> str:
             return str(attribute.value)
 
 
-def fresh_name(graph: ir.Graph, wanted: str) -> str:
-    """Return ``wanted``, or ``wanted.2``, ``.3`` …, so that no value of ``graph`` has the name yet. Takes linear time."""
+def value_names(graph: ir.Graph) -> set[str]:
+    """Return the names of all values of ``graph``: inputs, initializers and what its nodes make."""
     taken = {v.name for v in (*graph.inputs, *graph.initializers.values())}
     taken |= {output.name for node in graph for output in node.outputs}
+    return {name for name in taken if name}
+
+
+def fresh_name(taken: set[str], wanted: str) -> str:
+    """Return ``wanted``, or ``wanted.2``, ``.3`` …, so that it is none of the ``taken`` names; from now on it is."""
     name, count = wanted, 1
     while name in taken:
         count += 1
         name = f"{wanted}.{count}"
+    taken.add(name)
     return name

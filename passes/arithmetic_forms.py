@@ -6,7 +6,7 @@ A form either replaces its node and says how, or leaves it untouched and returns
 import numpy as np
 import onnx_ir as ir
 
-from m4c.model import fresh_name
+from m4c.model import fresh_name, value_names
 from m4c.rewrite import Replacement, attribute, bypass, same_shape, static
 from m4c.weights import Array, array, lazy, small, stored, stored_value
 
@@ -165,7 +165,8 @@ def batch_normalization(node: ir.Node) -> str | None:
     assert weight is not None
     assert shape is not None
     # Fresh names, as one kernel may come before several normalizations, and one normalization after several kernels.
-    names = [fresh_name(edit.graph, f"{weight.name}.{suffix}") for suffix in ("normalized", "offset")]
+    taken = value_names(edit.graph)
+    names = [fresh_name(taken, f"{weight.name}.{suffix}") for suffix in ("normalized", "offset")]
     operands = [
         edit.weight(stored_value(lazy(name, ir.DataType.FLOAT, dims, read)))
         for name, dims, read in zip(names, (shape, shape[:1]), (folded_kernel, folded_bias), strict=True)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from m4c.model import fresh_name, module_path
+from m4c.model import fresh_name, module_path, value_names
 from m4c.passes.properties import typed
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.rewrite import attribute, static
@@ -137,7 +137,7 @@ class FoldWeights(Pass):
 
 def _walk(graph: ir.Graph) -> tuple[list[Note], tuple[Note, ...]]:
     """Fold what can be folded, in order, so that a chain folds in one walk; return what was and what was not."""
-    changes, misses = [], []
+    changes, misses, taken = [], [], value_names(graph)
     for node in graph:
         inputs = [value for value in node.inputs if value is not None]
         if not inputs or not all(stored(value) for value in inputs) or len(node.outputs) != 1:
@@ -147,7 +147,7 @@ def _walk(graph: ir.Graph) -> tuple[list[Note], tuple[Note, ...]]:
         elif reason := _obstacle(node):
             misses.append(Note(module_path(node), reason))
         elif node.outputs[0].uses():
-            changes.append(_fold(graph, node))
+            changes.append(_fold(graph, node, taken))
     return changes, tuple(misses)
 
 
@@ -179,8 +179,8 @@ def _is_kept(weight: ir.Value) -> bool:
     return not folding or sum(sizes) > math.prod(static(weight) or (0,))
 
 
-def _fold(graph: ir.Graph, node: ir.Node) -> Note:
-    """Replace the output of ``node`` by a weight whose recipe computes it."""
+def _fold(graph: ir.Graph, node: ir.Node, taken: set[str]) -> Note:
+    """Replace the output of ``node`` by a weight whose recipe computes it, with a name that is not ``taken``."""
     output = node.outputs[0]
     shape, dtype = static(output), output.dtype
     assert shape is not None
@@ -189,7 +189,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> Note:
     evaluate = EVALUATE[node.op_type](node)
     first = next((v for v in node.inputs if v is not None and is_weight(v)), node.inputs[0])
     assert first is not None
-    name = fresh_name(graph, f"{first.name}.{node.op_type.lower()}")
+    name = fresh_name(taken, f"{first.name}.{node.op_type.lower()}")
 
     def read() -> Array:
         made = evaluate(*(array(t) if t is not None else None for t in tensors))

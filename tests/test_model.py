@@ -5,7 +5,16 @@ import onnx_ir as ir
 import pytest
 
 from m4c.errors import Bug
-from m4c.model import NAME_SCOPES, fingerprint, fresh_name, module_path, nodes, operator, operator_counts
+from m4c.model import (
+    NAME_SCOPES,
+    fingerprint,
+    fresh_name,
+    module_path,
+    nodes,
+    operator,
+    operator_counts,
+    value_names,
+)
 from m4c.weights import Array, lazy, stored_value
 
 
@@ -89,8 +98,7 @@ def test_fingerprint_of_a_clone_is_the_same_and_reads_no_weight() -> None:
 
 
 def test_fresh_names() -> None:
-    graph = small_model().graph
-    assert fresh_name(graph, "new") == "new"
-    assert [fresh_name(graph, name) for name in ("x", "w", "relu_out")] == ["x.2", "w.2", "relu_out.2"]
-    graph.inputs[0].name = "w.2"
-    assert fresh_name(graph, "w") == "w.3"
+    taken = value_names(small_model().graph)
+    assert fresh_name(taken, "new") == "new"
+    assert [fresh_name(taken, name) for name in ("x", "w", "relu_out")] == ["x.2", "w.2", "relu_out.2"]
+    assert [fresh_name(taken, name) for name in ("w", "new", "w.2")] == ["w.3", "new.2", "w.2.2"]
