@@ -5,14 +5,16 @@ way. Licence of the published weights: CC BY-NC-SA 4.0.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
 from m4c.models.clip_tokens import ClipTokens
-from m4c.models.graph import Graph, GraphModule, Port, Sample, Sizes, Submodel
+from m4c.models.graph import Graph, GraphModule, Port, Repetition, Sample, Sizes, Submodel
 from m4c.models.imagebind_encoder import ImageBindConfig, ImageBindEncoder
 from m4c.models.imagebind_stems import AudioStem, ImageStem, ImuStem, TextStem
+from m4c.skeleton import skeleton
 
 NANO_EMBEDDING = 64
 """Width of all ``m4-nano`` embeddings, which the nano ``projection`` takes; 1024 in ``m4``."""
@@ -59,15 +61,31 @@ class _Encode(GraphModule):
 def build(name: str, config: ImageBindConfig) -> Submodel:
     """Build one of the encoders: ``<name>/encoder`` from its input to ``embedding`` (batch, embedding)."""
     source = ImageBindEncoder(config).eval()
-    taken = _input(config)
-    graph = Graph(f"{name}/encoder", _Encode(source), (taken,), (_output(config),), _sampler(config, taken))
     return Submodel(
         name=name,
         source=source,
-        graphs=(graph,),
+        graphs=(_graph(name, source, config),),
         licence="CC-BY-NC-SA-4.0 (Meta ImageBind)",
         assets=config.stem.words.assets if isinstance(config.stem, TextStem) else (),
         ignored=rf"^modality_\w+\.(?!{config.modality}\.).*",
+    )
+
+
+def _graph(name: str, source: ImageBindEncoder, config: ImageBindConfig) -> Graph:
+    taken = _input(config)
+
+    def shortened(blocks: int) -> Graph:
+        fewer = replace(config, blocks=blocks)
+        with skeleton():
+            return _graph(name, ImageBindEncoder(fewer).eval(), fewer)
+
+    return Graph(
+        f"{name}/encoder",
+        _Encode(source),
+        (taken,),
+        (_output(config),),
+        _sampler(config, taken),
+        repeats=Repetition(f"modality_trunks.{config.modality}.blocks", config.blocks, shortened),
     )
 
 
