@@ -13,6 +13,7 @@ from m4c.bundle import GraphRecord, PortRecord, VerificationRecord, record_file
 from m4c.calibration import Samples
 from m4c.model import operator_counts
 from m4c.models.graph import Port
+from m4c.precisions import BITS
 from m4c.pipeline import Pipeline
 from m4c.request import Plan
 from m4c.source import Source, TorchSource
@@ -55,7 +56,7 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         outputs=tuple(_port(port, stored) for port in source.outputs),
         operators=dict(sorted(operator_counts(artifact.model).items())),
         verification=VerificationRecord(
-            reference="eager torch" if isinstance(source, TorchSource) else "ONNX Runtime on the source file",
+            reference=_reference(source, artifact.plan.precision),
             inputs="the first calibration sample" if artifact.samples else "random inputs",
             max_absolute_error=figures.max_absolute,
             max_relative_error=figures.max_relative,
@@ -66,6 +67,13 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         calibration=artifact.samples.described if artifact.samples else None,
         vector=record_file(folder, vector),
     )
+
+
+def _reference(source: Source, precision: str) -> str:
+    """Return what the artifact was held against."""
+    if precision in BITS:
+        return "eager torch with the weights as stored; the SQNR is against those of the checkpoint"
+    return "eager torch" if isinstance(source, TorchSource) else "ONNX Runtime on the source file"
 
 
 def _stored_ports(path: Path) -> Mapping[str, Any]:

@@ -7,12 +7,14 @@ matrix is quantized a stretch of rows at a time, when it is written, and never h
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from m4c.ahead import ahead
 from m4c.errors import Bug, UsageError
 from m4c.weights import Array, Recipe, lazy, spans
 
@@ -88,9 +90,17 @@ class BlockwiseWeight:
     """A matrix (outputs, inputs) on a grid, and the tensors that formats store it as."""
 
     def __init__(
-        self, name: str, shape: tuple[int, int], grid: Grid, rows: Rows, order: Array | None = None
+        self,
+        name: str,
+        shape: tuple[int, int],
+        grid: Grid,
+        rows: Rows,
+        order: Array | None = None,
+        step: int | None = None,
     ) -> None:
         """Take what gives the rows. ``order`` (inputs,) is the order of the codes' columns, if it is another.
+
+        ``step`` is how many rows are quantized at once, if not what fits the caches.
 
         Raises:
             UsageError: if the group size does not divide the inputs.
@@ -103,12 +113,8 @@ class BlockwiseWeight:
             )
         self.name, self.shape, self.grid, self.order = name, shape, grid, order
         self.groups = shape[1] // grid.size(shape[1])
+        self.step = step or max(1, STRETCH // shape[1])
         self._rows = rows
-
-    @property
-    def step(self) -> int:
-        """How many rows are quantized at once."""
-        return max(1, STRETCH // self.shape[1])
 
     def rows(self, rows: slice) -> Blocks:
         """Return some rows, quantized."""
@@ -130,17 +136,19 @@ class BlockwiseWeight:
         def make(rows: slice) -> tuple[Array, ...]:
             blocks = self.rows(rows)
             codes = nibbles(blocks.codes) if bits == 4 else blocks.codes
-            zeros = nibbles(blocks.zeros) if bits == 4 else blocks.zeros
-            return codes.view(len(codes), self.groups, blob).numpy(), blocks.scales.numpy(), zeros.numpy()
+            made = codes.view(len(codes), self.groups, blob).numpy(), blocks.scales.numpy()
+            if self.grid.symmetric:
+                return made
+            return *made, (nibbles(blocks.zeros) if bits == 4 else blocks.zeros).numpy()
 
-        made = _Jointly(make, spans(outputs, self.step))
+        made = _Jointly(self, make, spans(outputs, self.step))
         return (
-            made.recipe(0, f"{self.name}.q", ir.DataType.UINT8, (outputs, self.groups, blob)),
-            made.recipe(1, f"{self.name}.scales", ir.DataType.FLOAT, (outputs, self.groups)),
+            made.recipe(0, f"{self.name}.packed", ir.DataType.UINT8, (outputs, self.groups, blob)),
+            made.recipe(1, f"{self.name}.packed.scales", ir.DataType.FLOAT, (outputs, self.groups)),
             None
             if self.grid.symmetric
             else made.recipe(
-                2, f"{self.name}.zeros", ir.DataType.UINT8, (outputs, (self.groups * bits + 7) // 8)
+                2, f"{self.name}.packed.zeros", ir.DataType.UINT8, (outputs, (self.groups * bits + 7) // 8)
             ),
         )
 
@@ -151,7 +159,7 @@ class BlockwiseWeight:
             blocks = self.rows(rows)
             return _signed(blocks.codes, self.grid).numpy(), blocks.scales.numpy()
 
-        made = _Jointly(make, spans(self.shape[0], self.step))
+        made = _Jointly(self, make, spans(self.shape[0], self.step))
         return (
             made.recipe(0, f"{self.name}.q", ir.DataType.INT8, self.shape),
             made.recipe(1, f"{self.name}.scales", ir.DataType.FLOAT, (self.shape[0], self.groups)),
@@ -169,11 +177,12 @@ class BlockwiseWeight:
 
         def make(rows: slice) -> tuple[Array, ...]:
             blocks = self.rows(rows)
-            codes = (_signed(c, self.grid).numpy().T for c in (blocks.codes, blocks.zeros))
-            first, last = (np.asarray(c, dtype.numpy()) for c in codes)
-            return first, blocks.scales.numpy().T, last
+            codes = np.asarray(_signed(blocks.codes, self.grid).numpy().T, dtype.numpy())
+            if self.grid.symmetric:
+                return codes, blocks.scales.numpy().T
+            return codes, blocks.scales.numpy().T, np.asarray(blocks.zeros.numpy().T, dtype.numpy())
 
-        made = _Jointly(make, spans(outputs, self.step), axis=1)
+        made = _Jointly(self, make, spans(outputs, self.step), axis=1)
         return (
             made.recipe(0, f"{self.name}.q", dtype, (inputs, outputs)),
             made.recipe(1, f"{self.name}.scales", ir.DataType.FLOAT, few),
@@ -201,8 +210,14 @@ class _Jointly:
     So a matrix is quantized once though codes, scales and zero points are written one after the other.
     """
 
-    def __init__(self, make: Callable[[slice], tuple[Array, ...]], rows: list[slice], axis: int = 0) -> None:
-        self._make, self._rows, self._axis = make, rows, axis
+    def __init__(
+        self,
+        weight: BlockwiseWeight,
+        make: Callable[[slice], tuple[Array, ...]],
+        rows: list[slice],
+        axis: int = 0,
+    ) -> None:
+        self._weight, self._make, self._rows, self._axis = weight, make, rows, axis
         self._waiting: dict[tuple[int, int], Array] = {}
         self._lock = threading.Lock()
 
@@ -210,11 +225,11 @@ class _Jointly:
         """Return the tensor ``index``; the first can be read in parts if rows are its first axis."""
 
         def read() -> Array:
-            pieces = [self._take(index, rows) for rows in self._rows]
+            pieces = list(ahead(partial(self._take, index), self._rows))
             return np.concatenate(pieces, axis=self._axis).reshape(shape)
 
         part = (lambda rows: self._take(index, rows)) if index == 0 and self._axis == 0 else None
-        return lazy(name, dtype, shape, read, part, step=self._rows[0].stop)
+        return lazy(name, dtype, shape, read, part, self._weight, self._rows[0].stop)
 
     def _take(self, index: int, rows: slice) -> Array:
         """Return the product ``index`` of ``rows``."""
@@ -233,7 +248,8 @@ def nibbles(codes: Tensor) -> Tensor:
     """Return 4-bit ``codes``, uint8 (rows, n), two to a byte, the first in the low half: uint8 (rows, ⌈n/2⌉)."""
     if codes.shape[1] % 2:
         codes = torch.nn.functional.pad(codes, (0, 1))
-    return codes[:, ::2] | (codes[:, 1::2] << 4)
+    pairs = codes.contiguous().view(torch.int16)  # little-endian: the first code in the low byte
+    return (pairs | (pairs >> 4)).view(torch.uint8)[:, ::2].contiguous()
 
 
 def _signed(codes: Tensor, grid: Grid) -> Tensor:

@@ -33,6 +33,24 @@ class Precision(StrEnum):
     NONE = "none"
     INT8 = "int8"
     INT16X8 = "int16x8"
+    INT8_WEIGHTS = "int8-weights"
+    INT4 = "int4"
+
+
+class Method(StrEnum):
+    """Methods of rounding weights."""
+
+    RTN = "rtn"
+    HQQ = "hqq"
+    GPTQ = "gptq"
+
+
+class Dialect(StrEnum):
+    """Which ONNX operators a graph may have."""
+
+    STANDARD = "standard"
+    ORT = "ort"
+    GENAI = "genai"
 
 
 class Fallback(StrEnum):
@@ -103,6 +121,33 @@ def export(
         Format | None, typer.Option("--format", help="Instead of the target's own.")
     ] = None,
     quantize: Annotated[Precision | None, typer.Option(help="Instead of the target's own precision.")] = None,
+    method: Annotated[
+        Method,
+        typer.Option(help="How weights are rounded in int4 and int8-weights; gptq needs --calibration."),
+    ] = Method.RTN,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Inputs that share a scale, a power of two from 16 on; 0: a whole output channel."),
+    ] = None,
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="Give every group of weights a zero point.")
+    ] = False,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=PRECISION", help="Weights to keep in float32 or int8, such as lm_head.*=int8."
+        ),
+    ] = None,
+    bits_budget: Annotated[
+        float | None,
+        typer.Option(metavar="BITS", help="Average bits of a weight; 8 bits go where they help most."),
+    ] = None,
+    dialect: Annotated[
+        Dialect | None,
+        typer.Option(
+            help="ONNX operators to use: of the standard, of ONNX Runtime, or as onnxruntime-genai loads."
+        ),
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(help="Typical inputs for integers: a folder or file of samples, or the word random."),
@@ -127,6 +172,7 @@ def export(
     """Compile sub-models, or an ONNX file, into a verified bundle."""
     from m4c.errors import UsageError
     from m4c.request import Request
+    from m4c.scheme import scheme
     from m4c.selection import require_dimensions
     from m4c.targets.profile import load_target
 
@@ -155,6 +201,8 @@ def export(
         calibration=calibration,
         min_sqnr=min_sqnr,
         dynamic=require_dimensions(dynamic or ()),
+        dialect=dialect.value if dialect else None,
+        scheme=scheme(precision, group_size, not asymmetric, method.value, tuple(keep or ()), bits_budget),
     )
     _export(request, out, jobs, as_json)
 

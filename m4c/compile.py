@@ -26,12 +26,15 @@ from m4c.calibration import Samples, samples_for
 from m4c.checkpoints import open_checkpoint
 from m4c.errors import UnsupportedError
 from m4c.models.graph import Submodel
+from m4c.numerics import SQNR_FLOOR_DB
 from m4c.parallel import in_processes
-from m4c.passes import OBSERVERS, for_format, for_integers
+from m4c.passes import OBSERVERS, for_format, for_integers, for_weights
 from m4c.passes.calibrate import Calibrate
 from m4c.pipeline import Pipeline
+from m4c.precisions import BITS, INTEGER
 from m4c.progress import Progress
-from m4c.request import INTEGER, Plan, Request, fall_back, plan
+from m4c.request import Plan, Request, fall_back, plan
+from m4c.scheme import Scheme
 from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
@@ -148,17 +151,18 @@ def _build(
     progress: Progress,
 ) -> Artifact:
     """Run the passes, write the artifact, and hold it against its source."""
-    samples = samples_for(source, request.calibration, request.seed) if planned.precision in INTEGER else None
+    calibrated = planned.precision in INTEGER
+    samples = samples_for(source, request.calibration, request.seed) if calibrated else None
     step = partial(progress.step, source.name)
     with tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
-        pipeline = _pipeline(planned, samples, Path(workspace), step)
+        pipeline = _pipeline(request, planned, samples, Path(workspace), step)
         progress.stage(source.name, "passes" if samples is None else "calibrate")
         model, _ = pipeline.run(captured)
         progress.stage(source.name, "emit")
         path = _emit(model, planned, folder / source.name.partition("/")[2], weights, step)
     progress.stage(source.name, "verify")
     inputs = samples.first() if samples else source.sample(request.seed)
-    floor = request.min_sqnr if planned.precision in INTEGER else None
+    floor = request.min_sqnr if planned.precision in SQNR_FLOOR_DB else None
     return Artifact(
         source,
         planned,
@@ -171,10 +175,14 @@ def _build(
     )
 
 
-def _pipeline(planned: Plan, samples: Samples | None, workspace: Path, step: Step) -> Pipeline:
+def _pipeline(
+    request: Request, planned: Plan, samples: Samples | None, workspace: Path, step: Step
+) -> Pipeline:
     """Return the passes of a plan."""
+    if planned.precision in BITS:
+        return for_weights(request.scheme or Scheme(BITS[planned.precision]), planned.dialect)
     if samples is None:
-        return for_format(planned.format)
+        return for_format(planned.format, dialect=planned.dialect)
     return for_integers(
         planned.precision,
         planned.format,

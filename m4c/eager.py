@@ -4,8 +4,9 @@ The source is a skeleton (:mod:`m4c.skeleton`). Just before a module runs, its o
 just after they are let go, so a model of any size runs in the memory of its largest module and its activations.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,15 @@ import onnx_ir as ir
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional
 
+from m4c.ahead import ahead
 from m4c.errors import Bug
 from m4c.models.graph import Graph
-from m4c.weights import array
+from m4c.weights import array, divisible, part, stretches
+
+PART = 4 << 20
+"""Bytes of a weight that are read at once."""
 
 
 def run_eager(
@@ -24,7 +30,7 @@ def run_eager(
 ) -> dict[str, np.ndarray]:
     """Return the outputs of ``graph`` by name, computed by torch on ``inputs`` with ``weights``."""
     arguments = [torch.from_numpy(np.ascontiguousarray(inputs[port.name])) for port in graph.inputs]
-    with torch.no_grad(), streamed(graph.module.source, weights):
+    with torch.no_grad(), streamed(graph.module.source, weights, in_parts=True):
         made = graph.module(*arguments)
     results = made if isinstance(made, tuple) else (made,)
     if any(isinstance(value, FakeTensor) for value in results):
@@ -37,13 +43,22 @@ def run_eager(
 
 
 @contextmanager
-def streamed(source: nn.Module, weights: Mapping[str, ir.TensorProtocol]) -> Iterator[None]:
-    """Inside this context every module of ``source`` reads its own weights when it is called and drops them after."""
-    hooks = []
+def streamed(
+    source: nn.Module, weights: Mapping[str, ir.TensorProtocol], *, in_parts: bool = False
+) -> Iterator[None]:
+    """Inside this context every module of ``source`` reads its own weights when it is called and drops them after.
+
+    ``in_parts``: linear layers and embeddings read theirs in stretches, by all cores, and never hold them whole.
+    """
+    hooks, replaced = [], []
     for path, module in source.named_modules():
         prefix = f"{path}." if path else ""
         own = {name: weights[prefix + name] for name in _own(module) if prefix + name in weights}
-        if own:
+        forward = _in_parts(module, own) if in_parts and own else None
+        if forward is not None:
+            module.forward = forward
+            replaced.append(module)
+        elif own:
             load, drop = _hooks(own)
             hooks.append(module.register_forward_pre_hook(load))
             # prepended: of two nested contexts the inner one must give back what the outer one put
@@ -53,11 +68,45 @@ def streamed(source: nn.Module, weights: Mapping[str, ir.TensorProtocol]) -> Ite
     finally:
         for hook in hooks:
             hook.remove()
+        for module in replaced:
+            del module.forward
+
+
+def _in_parts(
+    module: nn.Module, own: Mapping[str, ir.TensorProtocol]
+) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """Return a forward that reads the weight in stretches, if ``module`` is of a kind that allows it."""
+    weight = own.get("weight")
+    if weight is None or not divisible(weight):
+        return None
+    if type(module) is nn.Linear:
+        return partial(_linear, weight, own.get("bias"))
+    return partial(_embedding, weight) if type(module) is nn.Embedding else None
+
+
+def _linear(weight: ir.TensorProtocol, bias: ir.TensorProtocol | None, x: torch.Tensor) -> torch.Tensor:
+    """Return ``x · weightᵀ + bias``, some outputs at a time."""
+
+    def outputs(rows: slice) -> torch.Tensor:
+        return functional.linear(x, _torch(part(weight, rows)))
+
+    with torch.no_grad():  # of this thread; each worker has its own
+        made = torch.cat(list(ahead(torch.no_grad()(outputs), stretches(weight, PART))), dim=-1)
+    return made if bias is None else made + as_torch(bias)
+
+
+def _embedding(weight: ir.TensorProtocol, ids: torch.Tensor) -> torch.Tensor:
+    """Return the rows of ``weight`` that ``ids`` name, reading only those."""
+    rows = {i: _torch(part(weight, slice(i, i + 1))) for i in sorted(set(ids.flatten().tolist()))}
+    return torch.cat([rows[i] for i in ids.flatten().tolist()]).view(*ids.shape, -1)
 
 
 def as_torch(tensor: ir.TensorProtocol) -> torch.Tensor:
     """Return a weight as torch has it: the array itself where it was computed, a copy where it is a mapped file's."""
-    values = array(tensor)
+    return _torch(array(tensor))
+
+
+def _torch(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 

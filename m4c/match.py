@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from m4c.errors import CheckpointError
 from m4c.models.graph import Submodel
@@ -68,6 +69,15 @@ def _placed(
         elif not (submodel.ignored and re.fullmatch(submodel.ignored, key)):
             extra.append(key)
     return found, extra, twice
+
+
+def _as(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Return ``values`` in ``dtype``; half floats become floats by torch, which is several times as fast as numpy."""
+    if dtype == np.float32 and values.dtype.itemsize == 2 and values.flags.writeable:
+        kind = torch.float16 if values.dtype == np.float16 else torch.bfloat16
+        bits = torch.from_numpy(values.view(np.int16))
+        return bits.view(kind).float().numpy() if values.dtype != np.int16 else values.astype(dtype)
+    return values.astype(dtype, copy=False)
 
 
 def _tie(tied: Mapping[str, str], found: dict[str, ir.TensorProtocol]) -> None:
@@ -136,7 +146,7 @@ def _converted(name: str, tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.T
     """Return a recipe that reads, converts to ``dtype`` and refuses values that are not numbers."""
 
     def convert(values: Array) -> Array:
-        converted = values.astype(dtype.numpy(), copy=False)
+        converted = _as(values, dtype.numpy())
         if dtype in FLOATS and np.isnan(converted.min(initial=0)):
             raise CheckpointError(
                 f"{name} holds values that are not numbers", where=name, fix="get a sound checkpoint"

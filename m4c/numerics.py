@@ -10,8 +10,9 @@ import numpy as np
 
 Array = np.ndarray
 
-TOLERANCE = {"float32": 1e-4, "float16": 5e-3}
-"""Largest allowed relative error of a float artifact, by the precision it computes in."""
+TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8-weights": 1e-4, "int4": 1e-4}
+"""Largest allowed relative error of a float artifact, by its precision. Where weights alone are rounded, the source
+is compared with the same rounded weights: rounding costs accuracy, what follows must not cost any."""
 
 SQNR_FLOOR_DB = {"int8": 10.0, "int16x8": 25.0}
 """Smallest allowed SQNR in dB of an integer artifact: below it an artifact is broken rather than imprecise.
@@ -38,11 +39,14 @@ class Difference:
         ``min_sqnr`` (dB) is used instead of the table's floor, for integers.
         """
         if precision in TOLERANCE:
-            return self.max_relative <= TOLERANCE[precision]
+            loud = min_sqnr is None or self.sqnr_db >= min_sqnr
+            return self.max_relative <= TOLERANCE[precision] and loud
         return self.sqnr_db >= _floor(precision, min_sqnr)
 
     def allowed(self, precision: str, min_sqnr: float | None = None) -> str:
         """Return the bound that :meth:`within` applies, for messages."""
+        if precision in TOLERANCE and min_sqnr is not None:
+            return f"max relative error {TOLERANCE[precision]:g} and SQNR of at least {min_sqnr:g} dB"
         if precision in TOLERANCE:
             return f"max relative error {TOLERANCE[precision]:g}"
         return f"SQNR of at least {_floor(precision, min_sqnr):g} dB"

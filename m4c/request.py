@@ -4,12 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m4c.calibration import without_samples
-from m4c.numerics import SQNR_FLOOR_DB
+from m4c.precisions import BITS, INTEGER
+from m4c.scheme import Scheme
 from m4c.source import Source
 from m4c.targets.profile import Target, load_target
 
-INTEGER = frozenset(SQNR_FLOOR_DB)
-"""The precisions that need calibration."""
+DIALECTS = {
+    "standard": "operators of the ONNX standard alone: any runtime",
+    "ort": "ONNX Runtime's own operators for attention, norms and blockwise weights: the fastest there",
+    "genai": "as ort, with the graph, names and files that onnxruntime-genai loads",
+}
+"""Which ONNX operators a graph may have."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class Request:
     min_sqnr: float | None = None
     """The SQNR in dB that integer artifacts must have, instead of the table's floor."""
     dynamic: frozenset[str] = frozenset()
+    scheme: Scheme | None = None
+    """How weights alone are quantized, if they are."""
+    dialect: str | None = None
+    """Which ONNX operators may be used, instead of what :func:`plan` chooses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,7 @@ class Plan:
     format: str
     precision: str
     processor: str
+    dialect: str = "standard"
     fallback: str | None = None
     """Why it is not built for the target that was asked for."""
 
@@ -50,10 +60,14 @@ class Plan:
 def plan(request: Request, source: Source) -> Plan:
     """Return what ``request`` means for ``source``, before anything is compiled."""
     target = request.target
-    wanted = Plan(request.format or target.format, request.precision or target.precision, target.name)
+    precision = request.precision or target.precision
+    fastest = "ort" if precision in BITS else "standard"
+    wanted = Plan(request.format or target.format, precision, target.name, request.dialect or fastest)
     growing = sorted({d for port in source.inputs for d in port.shape if isinstance(d, str) and "+" not in d})
     if growing and (target.static_shapes or wanted.format == "tflite"):
         return fall_back(f"{' and '.join(growing)} change from call to call, {target.name} has static shapes")
+    if wanted.precision in BITS and wanted.format == "tflite":
+        return fall_back(f"{wanted.precision} in TFLite is not supported")
     if wanted.precision in INTEGER and (reason := without_samples(source, request.calibration)):
         return fall_back(reason)
     return wanted
@@ -62,4 +76,4 @@ def plan(request: Request, source: Source) -> Plan:
 def fall_back(reason: str) -> Plan:
     """Return the plan of a graph that its target cannot have: float32 on the CPU, with the reason."""
     cpu = load_target("cpu")
-    return Plan(cpu.format, cpu.precision, cpu.name, reason)
+    return Plan(cpu.format, cpu.precision, cpu.name, fallback=reason)

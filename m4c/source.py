@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from m4c.errors import UsageError
+from m4c.errors import UnsupportedError, UsageError
 from m4c.models.graph import Port
 from m4c.quiet import quiet
 
@@ -46,6 +46,12 @@ class Source(Protocol):
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the true outputs."""
+
+    def weight(self, name: str) -> ir.TensorProtocol:
+        """Return a weight by its name in the model."""
+
+    def with_weights(self, changed: Mapping[str, ir.TensorProtocol]) -> "Source":
+        """Return this source with other values for some weights."""
 
     def record(self, inputs: Mapping[str, Array], recorder: Recorder) -> None:
         """Compute the outputs and hand every value on the way to ``recorder``, under its name in the model."""
@@ -97,6 +103,14 @@ class TorchSource:
         from m4c.eager import run_eager
 
         return run_eager(self.graph, self.weights, inputs)
+
+    def weight(self, name: str) -> ir.TensorProtocol:
+        """Return a weight by its name in the state dict."""
+        return self.weights[name]
+
+    def with_weights(self, changed: Mapping[str, ir.TensorProtocol]) -> "TorchSource":
+        """Return the same graph with other values for some weights."""
+        return TorchSource(self.graph, {**self.weights, **changed}, self.dynamic)
 
     def record(self, inputs: Mapping[str, Array], recorder: Recorder) -> None:
         """Run the exported program node by node."""
@@ -188,6 +202,18 @@ class OnnxSource:
         from m4c.runners import OnnxRunner
 
         return OnnxRunner(self.path, mapped=True).run(inputs)
+
+    def weight(self, name: str) -> ir.TensorProtocol:
+        """Return an initializer of the file, turned around: outputs first, as torch stores matrices."""
+        raise UnsupportedError(
+            "weights alone of an ONNX file are not quantized", where=self.name, fix="use --quantize int8, or none"
+        )
+
+    def with_weights(self, changed: Mapping[str, ir.TensorProtocol]) -> "OnnxSource":
+        """Refuse: the file is run as it is."""
+        raise UnsupportedError(
+            "weights alone of an ONNX file are not quantized", where=self.name, fix="use --quantize int8, or none"
+        )
 
     def record(self, inputs: Mapping[str, Array], recorder: Recorder) -> None:
         """Run the file with every value as an output."""

@@ -1,4 +1,4 @@
-"""One file of weights for all graphs of a sub-model: each weight is read piece by piece and let go; equal bytes are stored once."""
+"""One file of weights for all graphs of a sub-model: each is read piece by piece and let go; equal bytes are stored once."""
 
 import hashlib
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class WeightFile:
     def put(self, tensor: ir.TensorProtocol, progress: Progress = lambda _: None) -> tuple[int, int]:
         """Write the values of ``tensor`` unless they are there already; return (offset, length) in bytes.
 
-        They are read a stretch of rows at a time, by all cores. If reading fails, the file is as before and can be used further.
+        They are read a stretch of rows at a time, by all cores. If reading fails, the file is as before, to be used further.
         """
         before = self._file.tell()
         offset, digest = self._file.seek(before + -before % ALIGNMENT), hashlib.sha256()

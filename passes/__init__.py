@@ -1,17 +1,24 @@
 """The passes, one a file, and the order in which a compile runs them."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from m4c.observers import MinMax, Observer, Percentile
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
 from m4c.passes.fold_weights import FoldWeights
+
+# from m4c.passes.fuse_attention import FuseAttention
+# from m4c.passes.fuse_norms import FuseNorms
+from m4c.passes.pack_matmul import PackMatMul
 from m4c.passes.quantize_static import QuantizeStatic
+from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.passes.simplify import Simplify
 from m4c.passes.split_softmax import SplitSoftmax
 from m4c.pipeline import Pipeline
 from m4c.scales import WIDE_KERNELS
+from m4c.scheme import Given, Scheme
 
 OBSERVERS: Mapping[str, Observer] = {"int8": Percentile(99.98), "int16x8": MinMax()}
 """How the ranges of an integer build are chosen, by its precision.
@@ -26,12 +33,20 @@ def canonical() -> Pipeline:
     return Pipeline((Simplify(), Canonicalize(), FoldWeights(), Simplify(), Canonicalize()))
 
 
-def for_format(file_format: str, layer_norm: Form = "mean") -> Pipeline:
+def for_format(file_format: str, layer_norm: Form = "mean", dialect: str = "standard") -> Pipeline:
     """Return canonical passes, then those that decompose what the format has no operator for: all of a float build.
 
     An ONNX build keeps its layer norms, in float.
     """
-    return canonical() | DecomposeLayerNorm(layer_norm) if file_format == "tflite" else canonical()
+    if file_format == "tflite":
+        return canonical() | DecomposeLayerNorm(layer_norm)
+    return canonical() if dialect == "standard" else canonical()
+
+
+def for_weights(scheme: Scheme, dialect: str, given: Given = MappingProxyType({})) -> Pipeline:
+    """Return the passes of a build whose weights alone are integers."""
+    quantized = canonical() | QuantizeWeights(scheme, given)
+    return quantized if dialect == "standard" else quantized | PackMatMul()
 
 
 def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipeline:

@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from m4c.errors import ProfileError
+from m4c.precisions import PRECISIONS
 
 FORMATS = ("onnx", "tflite")
-PRECISIONS = ("float32", "int8", "int16x8")
 FALLBACKS = ("cpu", "error")
 
 

@@ -110,13 +110,13 @@ def _tensor(path: Path, base: int, name: str, entry: Mapping[str, Any]) -> ir.La
     def read() -> Array:
         if 0 in shape:
             return np.zeros(shape, dtype.numpy())
-        return np.memmap(path, dtype.numpy(), "r", start, shape or (1,)).reshape(shape)
+        return np.memmap(path, dtype.numpy(), "c", start, shape or (1,)).reshape(shape)
 
     def part(rows: slice) -> Array:
         size = math.prod(shape[1:])
         if not size:
             return np.zeros((rows.stop - rows.start, *shape[1:]), dtype.numpy())
         first = start + rows.start * size * dtype.numpy().itemsize
-        return np.memmap(path, dtype.numpy(), "r", first, (rows.stop - rows.start, *shape[1:]))
+        return np.memmap(path, dtype.numpy(), "c", first, (rows.stop - rows.start, *shape[1:]))
 
     return lazy(name, dtype, shape, read, part if shape else None)

@@ -11,7 +11,7 @@ from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.pipeline import Pipeline
-from m4c.request import INTEGER
+from m4c.precisions import INTEGER
 
 CANONICAL = "simplify | canonicalize | fold-weights | simplify | canonicalize"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from m4c.errors import ProfileError
-from m4c.targets.profile import FALLBACKS, FORMATS, PRECISIONS, load_target, names
+from m4c.precisions import PRECISIONS
+from m4c.targets.profile import FALLBACKS, FORMATS, load_target, names
 
 GOOD = """
 name = "here"

@@ -1,0 +1,195 @@
+"""Weight-only quantization: matrices become small integers with scales; activations stay float."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import onnx_ir as ir
+import torch
+
+from m4c.blockwise import Blocks, BlockwiseWeight, Grid, Method
+from m4c.model import module_path
+from m4c.pipeline import Note, Pass, Result
+from m4c.rewrite import attribute
+from m4c.scheme import METHODS, Given, Scheme
+from m4c.weights import (
+    Recipe,
+    Transposed,
+    array,
+    divisible,
+    is_weight,
+    part,
+    register,
+    stored_value,
+)
+
+OPSET = 21
+"""The first opset whose DequantizeLinear has blocks."""
+
+
+@dataclass(frozen=True)
+class QuantizeWeights(Pass):
+    """Put every matrix that a MatMul or an embedding's Gather reads on the grid that ``scheme`` gives it.
+
+    Before: ``MatMul(x, W)``. After: ``MatMul(x, DequantizeLinear(codes, scales[, zeros], axis=0, block_size=g))``; for a table
+    ``DequantizeLinear(Gather(codes, ids), Gather(scales, ids), axis=-1)``. A matrix that is on a grid already, in the
+    checkpoint or by a calibrated method (``given``), keeps its codes.
+    """
+
+    scheme: Scheme
+    given: Given = field(default_factory=dict, repr=False, compare=False)
+    grids: Mapping[str, Grid] = field(default_factory=dict, repr=False, compare=False)
+    """Grids of single matrices, instead of the scheme's."""
+
+    name: ClassVar[str] = "quantize-weights"
+
+    def call(self, model: ir.Model) -> Result:
+        """Rewrite each node that reads a matrix."""
+        changes: list[Note] = []
+        misses: list[Note] = []
+        for node in list(model.graph):
+            if node.op_type == "MatMul" and _matrix(node.inputs[1]):
+                note = self._multiplication(model.graph, node)
+            elif node.op_type == "Gather" and _matrix(node.inputs[0]) and attribute(node, "axis", 0) == 0:
+                note = self._table(model.graph, node)
+            else:
+                continue
+            (misses if note is None else changes).append(note or Note(module_path(node), "kept in float"))
+        if changes:
+            model.opset_imports[""] = max(OPSET, model.opset_imports[""])
+            ir.passes.common.RemoveUnusedNodesPass()(model)
+        return Result(model, modified=bool(changes), changes=tuple(changes), misses=tuple(misses))
+
+    def _multiplication(self, graph: ir.Graph, node: ir.Node) -> Note | None:
+        """Quantize the right operand of a MatMul."""
+        x, turned = node.inputs
+        assert x is not None
+        assert turned is not None
+        weight = self._weight(turned)
+        if weight is None:
+            return None
+        new = _Nodes(node)
+        if weight.order is not None:
+            order = register(graph, stored_value(ir.tensor(weight.order, name=f"{weight.name}.order")))
+            x = new.op("Gather", [x, order], x.dtype, x.shape, axis=-1)
+        stored = [register(graph, stored_value(tensor)) for tensor in weight.turned() if tensor is not None]
+        blocks = {} if weight.grid.group is None else {"block_size": weight.grid.group}
+        axis = 1 if weight.grid.group is None else 0
+        values = new.op("DequantizeLinear", stored, ir.DataType.FLOAT, turned.shape, axis=axis, **blocks)
+        output = node.outputs[0]
+        result = new.op("MatMul", [x, values], output.dtype, output.shape)
+        ir.convenience.replace_nodes_and_values(graph, node, [node], new.nodes, [output], [result])
+        return Note(module_path(node), f"{weight.name} is {weight.grid}")
+
+    def _table(self, graph: ir.Graph, node: ir.Node) -> Note | None:
+        """Quantize an embedding table."""
+        table, ids = node.inputs
+        assert table is not None
+        assert table.shape is not None
+        assert ids is not None
+        outputs, inputs = table.shape.numpy()
+        grid = self.scheme.grid(str(table.name), inputs, table=True)
+        if grid is None or any(user is not node for user, _ in table.uses()):
+            return None
+        weight = BlockwiseWeight(
+            str(table.name), (outputs, inputs), grid, _rows(table.const_value, grid, METHODS["rtn"])
+        )
+        codes, scales = (register(graph, stored_value(t)) for t in weight.table())
+        new, output = _Nodes(node), node.outputs[0]
+        assert output.shape is not None
+        few = ir.Shape([*output.shape[:-1], weight.groups])
+        gathered = new.op("Gather", [codes, ids], ir.DataType.INT8, output.shape, axis=0)
+        factors = new.op("Gather", [scales, ids], ir.DataType.FLOAT, few, axis=0)
+        result = new.op(
+            "DequantizeLinear",
+            [gathered, factors],
+            ir.DataType.FLOAT,
+            output.shape,
+            axis=len(output.shape) - 1,
+            block_size=grid.size(inputs),
+        )
+        ir.convenience.replace_nodes_and_values(graph, node, [node], new.nodes, [output], [result])
+        return Note(module_path(node), f"{weight.name} is {grid}")
+
+    def _weight(self, value: ir.Value) -> BlockwiseWeight | None:
+        """Return the matrix (outputs, inputs) whose transpose is ``value``, on its grid; None if it stays float."""
+        tensor = value.const_value
+        origin = getattr(tensor, "origin", None)
+        matrix = origin.matrix if isinstance(origin, Transposed) else None
+        if matrix is None:
+            assert tensor is not None
+            matrix = _turned(tensor)
+        name = str(matrix.name)
+        packed = getattr(matrix, "origin", None)
+        if isinstance(packed, BlockwiseWeight):
+            return packed
+        if name in self.given:
+            return self.given[name]
+        outputs, inputs = matrix.shape.numpy()
+        grid = self.grids.get(name) or self.scheme.grid(name, inputs)
+        if grid is None:
+            return None
+        rows = _rows(matrix, grid, METHODS.get(self.scheme.method, METHODS["rtn"]))
+        return BlockwiseWeight(
+            name, (outputs, inputs), grid, rows, step=None if divisible(matrix) else outputs
+        )
+
+
+def _matrix(value: ir.Value | None) -> bool:
+    """Return whether ``value`` is a stored matrix of floats, too large for a constant."""
+    return (
+        value is not None
+        and is_weight(value)
+        and value.dtype == ir.DataType.FLOAT
+        and len(value.shape or ()) == 2
+    )
+
+
+def _turned(tensor: ir.TensorProtocol) -> Recipe:
+    """Return the transpose of a matrix that is stored inputs first."""
+    inputs, outputs = tensor.shape.numpy()
+    return Recipe(str(tensor.name), tensor.dtype, (outputs, inputs), lambda: array(tensor).T)
+
+
+def _rows(matrix: ir.TensorProtocol | None, grid: Grid, method: Method) -> "Rounded":
+    assert matrix is not None
+    return Rounded(matrix, grid, method)
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """Rows of a matrix, read and rounded when they are asked for."""
+
+    matrix: ir.TensorProtocol
+    grid: Grid
+    method: Method
+
+    def __call__(self, rows: slice) -> Blocks:
+        """Return ``rows`` on the grid."""
+        values = part(self.matrix, rows)
+        tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
+        return self.method(tensor.contiguous(), self.grid)
+
+
+class _Nodes:
+    """The nodes that replace one, named after its output."""
+
+    def __init__(self, old: ir.Node) -> None:
+        self.old, self.nodes = old, list[ir.Node]()
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        dtype: ir.DataType | None,
+        shape: ir.Shape | None,
+        **attributes: int,
+    ) -> ir.Value:
+        """Add a node."""
+        name = f"{self.old.outputs[0].name}.{len(self.nodes)}.{kind}"
+        node = ir.node(kind, inputs, attributes, name=name, metadata_props=dict(self.old.metadata_props))
+        value = node.outputs[0]
+        value.name, value.shape = name, shape
+        value.type = None if dtype is None else ir.TensorType(dtype)
+        self.nodes.append(node)
+        return value
