@@ -6,10 +6,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from m4c.checkpoints import ctranslate2, safetensors, torch_file
+from m4c.checkpoints.quantized import CODES, with_weights
 from m4c.errors import CheckpointError, UsageError
 
 Checkpoint = Mapping[str, ir.TensorProtocol]
-"""Tensor name → lazy tensor, in the checkpoint's own names, dtypes and shapes."""
+"""Tensor name → lazy tensor, in the checkpoint's own names, dtypes and shapes; quantized matrices as they are used."""
 
 PARTS = ("unet", "vae", "text_encoder")
 """Folders of a diffusers checkpoint that hold weights; their names become prefixes."""
@@ -22,17 +23,24 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UsageError: if there is nothing at ``path``, or nothing of a known format.
-        CheckpointError: if a file is damaged.
+        CheckpointError: if a file is damaged, or quantized in a way that m4c does not read.
     """
     if not path.exists():
         raise UsageError(
             f"there are no weights at {path}", fix="give --weights a file or a folder that exists"
         )
     if path.is_file():
-        return _open_file(path)
+        held = _open_file(path)
+        packed = any(name.endswith(CODES) for name in held)  # else what lies beside it may not be about it
+        return with_weights(held, path.parent) if packed else held
     if parts := [path / part for part in PARTS if (path / part).is_dir()]:
-        return {f"{p.name}.{name}": tensor for p in parts for name, tensor in _open_folder(p).items()}
-    return _open_folder(path)
+        return {f"{p.name}.{name}": tensor for p in parts for name, tensor in _open_quantized(p).items()}
+    return _open_quantized(path)
+
+
+def _open_quantized(path: Path) -> Checkpoint:
+    """Open the one checkpoint in a folder, quantized or not."""
+    return with_weights(_open_folder(path), path)
 
 
 def _open_folder(path: Path) -> Checkpoint:
