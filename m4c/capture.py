@@ -164,9 +164,12 @@ def _name_interface(model: ir.Model, graph: Graph) -> None:
     _split_shared_outputs(model)
     for value, port in zip(model.graph.outputs, graph.outputs, strict=True):
         value.name = port.name
+    sums = {
+        _terms(d): d for port in (*graph.inputs, *graph.outputs) for d in port.shape if isinstance(d, str)
+    }
     for value in values:
         if value.shape is not None and not value.shape.is_static():
-            value.shape = ir.Shape([_rename_dim(dim, symbols) for dim in value.shape])
+            value.shape = ir.Shape([_rename_dim(dim, symbols, sums) for dim in value.shape])
 
 
 def _split_shared_outputs(model: ir.Model) -> None:
@@ -181,11 +184,21 @@ def _split_shared_outputs(model: ir.Model) -> None:
         seen.add(value)
 
 
-def _rename_dim(dim: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str | None:
-    """Return ``dim`` with torch's symbols replaced by stated names."""
+def _rename_dim(
+    dim: int | ir.SymbolicDim, symbols: Mapping[str, str], sums: Mapping[tuple[str, ...], str]
+) -> int | str | None:
+    """Return ``dim`` with torch's symbols replaced by stated names; a sum has its terms in the stated order."""
     if isinstance(dim, int):
         return dim
-    return re.sub(r"\w+", lambda m: symbols.get(m[0], m[0]), dim.value) if dim.value else None
+    if not dim.value:
+        return None
+    text = re.sub(r"\w+", lambda m: symbols.get(m[0], m[0]), dim.value)
+    return sums.get(_terms(text), text)
+
+
+def _terms(dim: str) -> tuple[str, ...]:
+    """Return the terms of a sum in one order: torch's is that of symbols which have other names in each capture."""
+    return tuple(sorted(dim.split(" + ")))
 
 
 def _name_weights(model: ir.Model, graph: Graph) -> None:

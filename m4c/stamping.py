@@ -117,6 +117,7 @@ class Stamping:
                 attributes=list(node.attributes.values()),
                 overload=node.overload,
                 outputs=[self._result(value, number) for value in node.outputs],
+                version=node.version,
                 name=_stamped(node.name, number),
                 metadata_props=self._metadata(node.metadata_props, number),
             )

@@ -138,7 +138,7 @@ def test_outputs_that_are_inputs_or_twice_the_same_and_names_that_clash(rng: np.
     assert model.graph.inputs[1].shape == ir.Shape([1, "past"])
     joined = model.graph.outputs[0].shape
     assert joined is not None
-    assert str(joined[1]).replace(" ", "") in ("past+sequence", "sequence+past")
+    assert joined[1] == "past + sequence"
     x = rng.standard_normal((1, 4)).astype(np.float32)
     for past in (np.ones((1, 0), np.float32), np.ones((1, 3), np.float32)):
         found = run(model, {"mul": x, "past": past})
