@@ -109,7 +109,7 @@ def _optimizer() -> ir.passes.Sequential:
         _FoldConstants(),
         RewritePass(RULES),
         common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),
+        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
         common.RemoveUnusedOpsetsPass(),
     ]
     return ir.passes.Sequential(

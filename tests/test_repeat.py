@@ -285,6 +285,8 @@ class Summed(Deep):
 
 
 class Buffered(Block):
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("shift", torch.rand(WIDTH), persistent=False)
