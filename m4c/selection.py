@@ -44,14 +44,14 @@ def selected_submodels(names: tuple[str, ...]) -> list[str]:
     return [name for name in SUBMODELS if not wanted or name in wanted]
 
 
-def selected_graphs(names: tuple[str, ...], submodel: "Submodel") -> "list[Graph]":
-    """Return the graphs of a sub-model that a selection names; its bare name means all of them.
+def selected_graphs(names: tuple[str, ...], submodel: "Submodel", dialect: str = "") -> "list[Graph]":
+    """Return the graphs of a sub-model, of those for ``dialect``, that a selection names; its bare name means all of them.
 
     Raises:
         UsageError: if it has no such graph.
     """
     exact = [name for name in names if name.startswith(f"{submodel.name}/")]
-    known = {graph.name: graph for graph in submodel.graphs}
+    known = {graph.name: graph for graph in submodel.graphs_for(dialect)}
     for name in exact:
         if name not in known:
             raise UsageError(f"there is no graph {name!r}", fix=f"choose from: {', '.join(known)}")

@@ -12,9 +12,12 @@ class Task:
     title: str
     graphs: tuple[str, ...]
     """In the order in which they run."""
+    genai: tuple[str, ...] = ()
+    """Those that run instead in a bundle for onnxruntime-genai, if that has graphs of its own."""
 
 
 TASKS = {
+    "T1": Task("input word prediction", ("backbone/embed", "backbone/decoder"), ("backbone/model",)),
     "T32": Task("speech recognition", ("aud_i_enc/encoder", "aud_i_enc/cross", "aud_i_enc/decoder")),
 }
 
@@ -32,5 +35,10 @@ def require_task(name: str) -> Task:
 
 
 def routes(graphs: set[str]) -> dict[str, tuple[str, ...]]:
-    """Return the tasks whose graphs are all among ``graphs``."""
-    return {name: task.graphs for name, task in TASKS.items() if graphs.issuperset(task.graphs)}
+    """Return the tasks whose graphs are all among ``graphs``, each with these."""
+    found = {}
+    for name, task in TASKS.items():
+        for route in (task.graphs, task.genai):
+            if route and graphs.issuperset(route):
+                found.setdefault(name, route)
+    return found

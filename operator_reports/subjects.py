@@ -45,7 +45,7 @@ def of_submodel(preset: str, name: str, progress: Progress) -> list[GraphOperato
     with skeleton():
         submodel = build(name, preset)
     made = []
-    for graph in submodel.graphs:
+    for graph in submodel.graphs_for():
         progress.stage(graph.name, "capture")
         model = capture(graph)
         progress.stage(graph.name, "passes")

@@ -69,7 +69,7 @@ class Graph:
     ``module(*inputs)`` takes the inputs in order and returns the outputs in order, as a tuple if there are several.
     ``sizes`` gives each named dimension its size when it is static. ``dynamic`` names the dimensions that are dynamic in
     every capture (a cache grows), whatever the user asked for. ``sample`` makes sensible inputs for given sizes.
-    ``repeats`` tells the equal blocks of a deep module.
+    ``repeats`` tells the equal blocks of a deep module. ``dialect`` is the only ONNX dialect that the graph is made for.
     """
 
     name: str
@@ -80,6 +80,7 @@ class Graph:
     sizes: Sizes = field(default_factory=lambda: {"batch": 1})
     dynamic: frozenset[str] = frozenset()
     repeats: Repetition | None = None
+    dialect: str = ""
 
     @property
     def submodel(self) -> str:
@@ -107,3 +108,8 @@ class Submodel:
     tied: Mapping[str, str] = field(default_factory=dict)
     assets: tuple[str, ...] = ()
     host: Callable[[Path], dict[str, object]] | None = None
+
+    def graphs_for(self, dialect: str = "") -> "tuple[Graph, ...]":
+        """Return the graphs to be exported in ``dialect``: those made for it, or, where there are none, those made for any."""
+        special = tuple(graph for graph in self.graphs if graph.dialect == dialect)
+        return special or tuple(graph for graph in self.graphs if not graph.dialect)

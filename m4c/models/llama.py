@@ -12,96 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaDecoderLayer
 
-from m4c.models.attention import (
-    MASK,
-    POSITIONS,
-    attend,
-    cache_ports,
-    grow,
-    join_heads,
-    sample_floats,
-    sample_steps,
-    split_heads,
-)
+from m4c.models import llama_genai
+from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps
 from m4c.models.graph import Graph, GraphModule, Port, Repetition, Sizes, Submodel
+from m4c.models.llama_layers import CachedLayer, rotary_table
 from m4c.models.llama_sizes import PRESETS, HeadSizes, LlamaSizes, ProjectionSizes
 from m4c.skeleton import skeleton
 
-__all__ = ["PRESETS", "HeadSizes", "LlamaSizes", "ProjectionSizes", "build", "rotary_table", "rotate"]
+__all__ = ["PRESETS", "HeadSizes", "LlamaSizes", "ProjectionSizes", "build"]
 
 LICENCE = "LLaMA research licence, or Llama 2 community licence, as the checkpoint's (Meta)"
-
-
-Cache = tuple[Tensor, Tensor]
-"""Keys and values of one layer, (batch, kv_heads, steps, head_dim) each."""
-
-Turn = tuple[Tensor, Tensor]
-"""Cosines and signed sines of the steps of a call, (batch, 1, sequence, head_dim) each."""
-
-
-def rotary_table(source: LlamaForCausalLM, max_positions: int) -> tuple[Tensor, Tensor]:
-    """Return cosines and signed sines (max_positions, head_dim) as the library's own rotary module computes them.
-
-    The first half of the sines is negated: what the library does to the vector at each step is done here once.
-    """
-    every = torch.arange(max_positions)[None]
-    cos, sin = source.model.rotary_emb(torch.zeros(1), every)
-    first, second = sin[0].chunk(2, dim=-1)
-    return cos[0].clone(), torch.cat((-first, second), dim=-1)
-
-
-def rotate(x: Tensor, turn: Turn) -> Tensor:
-    """Turn ``x`` (batch, heads, sequence, head_dim) by the angles of ``turn``."""
-    half = x.shape[3] // 2
-    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
-    return x * turn[0] + swapped * turn[1]
-
-
-class CachedAttention(nn.Module):
-    """LlamaAttention's four linear layers, with the cache as arguments and results."""
-
-    def __init__(self, stock: LlamaAttention, config: LlamaSizes) -> None:
-        """Take the linear layers of ``stock``, under their names."""
-        super().__init__()
-        self.q_proj, self.k_proj, self.v_proj = stock.q_proj, stock.k_proj, stock.v_proj
-        self.o_proj = stock.o_proj
-        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-
-    def forward(self, x: Tensor, turn: Turn, mask: Tensor, past: Cache) -> tuple[Tensor, Cache]:
-        """Attend from ``x`` (batch, sequence, width) to the past and itself; return also the grown cache.
-
-        ``mask`` is (batch, 1, sequence · heads/kv_heads, past + sequence).
-        """
-        query = rotate(split_heads(self.q_proj(x), self.heads), turn)
-        key = grow(past[0], rotate(split_heads(self.k_proj(x), self.kv_heads), turn))
-        value = grow(past[1], split_heads(self.v_proj(x), self.kv_heads))
-        if self.heads == self.kv_heads:
-            attended = attend(query, key, value, mask)
-        else:
-            # queries that share a key-value head count as further steps, so that no cache is copied
-            grouped = query.reshape(x.shape[0], self.kv_heads, -1, self.head_dim)
-            attended = attend(grouped, key, value, mask).reshape(x.shape[0], self.heads, -1, self.head_dim)
-        return self.o_proj(join_heads(attended)), (key, value)
-
-
-class CachedLayer(nn.Module):
-    """LlamaDecoderLayer's modules around a :class:`CachedAttention`."""
-
-    def __init__(self, stock: LlamaDecoderLayer, config: LlamaSizes) -> None:
-        """Take the modules of ``stock``, under their names."""
-        super().__init__()
-        self.self_attn = CachedAttention(stock.self_attn, config)
-        self.mlp = stock.mlp
-        self.input_layernorm = stock.input_layernorm
-        self.post_attention_layernorm = stock.post_attention_layernorm
-
-    def forward(self, x: Tensor, turn: Turn, mask: Tensor, past: Cache) -> tuple[Tensor, Cache]:
-        """Return ``x`` (batch, sequence, width) after this layer, and the grown cache."""
-        attended, present = self.self_attn(self.input_layernorm(x), turn, mask, past)
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x)), present
 
 
 class _Embed(GraphModule):
@@ -145,6 +66,18 @@ class _Decoder(GraphModule):
         return (self.source.lm_head(states), states, *presents)
 
 
+class _Model(_Decoder):
+    """Token ids, a mask of padding and caches to token scores and grown caches: embeddings and decoder in one."""
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
+        """Decode one stretch; ``pasts`` are key and value of each layer in turn."""
+        positions, mask = llama_genai.positions_and_mask(tokens, attention_mask)
+        logits, _, *presents = super().forward(
+            self.source.model.embed_tokens(tokens), positions, mask, *pasts
+        )
+        return (logits, *presents)
+
+
 class _Head(GraphModule):
     """States to token scores."""
 
@@ -184,7 +117,11 @@ def _backbone(name: str, config: LlamaSizes) -> Submodel:
     return Submodel(
         name=name,
         source=source,
-        graphs=(_embed_graph(name, source, config), _decoder_graph(name, source, config)),
+        graphs=(
+            _embed_graph(name, source, config),
+            _decoder_graph(name, source, config),
+            _model_graph(name, source, config),
+        ),
         licence=LICENCE,
         ignored=r".*\.rotary_emb\.inv_freq$",
         tied={"lm_head.weight": "model.embed_tokens.weight"} if config.tied else {},
@@ -201,20 +138,19 @@ def _embeds(config: LlamaSizes) -> Port:
     )
 
 
+def _token_host(config: LlamaSizes) -> dict[str, object]:
+    """Return how the host makes token ids, and when it stops."""
+    return {
+        "kind": "json-tokenizer",
+        "asset": "tokenizer.json",
+        "start": [config.begin],
+        "end": list(config.end),
+        "max_tokens": config.max_positions,
+    }
+
+
 def _embed_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Graph:
-    tokens = Port(
-        "tokens",
-        "int64",
-        ("batch", "sequence"),
-        "token ids",
-        host={
-            "kind": "json-tokenizer",
-            "asset": "tokenizer.json",
-            "start": [config.begin],
-            "end": list(config.end),
-            "max_tokens": config.max_positions,
-        },
-    )
+    tokens = Port("tokens", "int64", ("batch", "sequence"), "token ids", host=_token_host(config))
 
     def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
         return {"tokens": rng.integers(0, config.vocabulary, tokens.sized(sizes))}
@@ -266,9 +202,38 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
     )
 
 
+def _model_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Graph:
+    inputs, outputs = llama_genai.ports(config, _token_host(config))
+
+    def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
+        return llama_genai.sample(rng, inputs, config.vocabulary, sizes)
+
+    def shortened(layers: int) -> Graph:
+        with skeleton():
+            return _backbone(name, replace(config, layers=layers)).graphs[2]
+
+    return Graph(
+        f"{name}/model",
+        _Model(source, config),
+        inputs,
+        outputs,
+        sample,
+        sizes={"batch": 1, "sequence": 3, "past": 5},
+        dynamic=frozenset({"sequence", "past"}),
+        repeats=Repetition("model.layers", config.layers, shortened),
+        dialect="genai",
+    )
+
+
 def _gen_dec(name: str, config: HeadSizes) -> Submodel:
     """Build ``gen_dec``. For pure generation it is the backbone's ``lm_head``: one state in, so no sequence axis."""
-    source = nn.ModuleDict({"lm_head": nn.Linear(config.width, config.vocabulary, bias=False)}).eval()
+    head = nn.Linear(config.width, config.vocabulary, bias=False)
+    source = nn.ModuleDict({"lm_head": head}).eval()
+    tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tied else {}
+    if tied:  # the weight is in the checkpoint under the table's name
+        table = nn.Embedding(config.vocabulary, config.width)
+        table.weight = head.weight
+        source["model"] = nn.ModuleDict({"embed_tokens": table})
     hidden = Port("hidden", "float32", ("batch", config.width), "the last of the backbone's states")
     logits = Port("logits", "float32", ("batch", config.vocabulary), "score of each token to come next")
 
@@ -276,7 +241,7 @@ def _gen_dec(name: str, config: HeadSizes) -> Submodel:
         return sample_floats(rng, (hidden,), sizes)
 
     graph = Graph(f"{name}/head", _Head(source), (hidden,), (logits,), sample)
-    return Submodel(name, source, (graph,), LICENCE, ignored=r"model\..*")
+    return Submodel(name, source, (graph,), LICENCE, ignored=r"model\..*", tied=tied)
 
 
 def _projection(name: str, config: ProjectionSizes) -> Submodel:

@@ -12,7 +12,8 @@ from m4c.host.masks import causal_mask, positions
 from m4c.model import module_path, operator_counts
 from m4c.models.graph import Submodel
 from m4c.models.imagebind import NANO_EMBEDDING
-from m4c.models.llama import PRESETS, LlamaSizes, build, rotary_table, rotate
+from m4c.models.llama import PRESETS, LlamaSizes, build
+from m4c.models.llama_layers import rotary_table, rotate
 from m4c.models.llama_sizes import NANO, HeadSizes, ProjectionSizes
 from m4c.numerics import difference
 from m4c.skeleton import skeleton
