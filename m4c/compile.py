@@ -74,13 +74,14 @@ def compile_submodel(request: Request, folder: Path, name: str, progress: Progre
     from m4c.skeleton import skeleton
 
     progress.stage(name, "build")
-    with skeleton():
-        submodel = build(name, request.preset)
     path = _weights_path(request.weights, name)
+    with skeleton():
+        submodel = build(name, request.preset, path)
     checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
     weights = match(submodel, checkpoint)
     sources = [
-        TorchSource(graph, weights, request.dynamic) for graph in selected_graphs(request.submodels, submodel)
+        TorchSource(graph, weights, request.dynamic)
+        for graph in selected_graphs(request.submodels, submodel, request.dialect or "")
     ]
     graphs = compile_sources(request, sources, folder / "graphs" / name, folder, progress)
     progress.completed(name)
@@ -88,7 +89,11 @@ def compile_submodel(request: Request, folder: Path, name: str, progress: Progre
         name=name,
         weights="checkpoint" if path else f"random, seed {request.seed}",
         licence=submodel.licence if path else "random weights: no licence",
-        files=(*_weight_files(folder, name), *_assets(path, submodel, folder)),
+        files=(
+            *_weight_files(folder, name),
+            *_assets(path, submodel, folder),
+            *_genai(request, path, sources, folder),
+        ),
         host=submodel.host(path) if submodel.host and path and path.is_dir() else {},
         graphs=graphs,
     )
@@ -218,6 +223,20 @@ def _weight_files(folder: Path, submodel: str) -> tuple[FileRecord, ...]:
     """Return the record of the weights that the ONNX graphs of a sub-model share, if it has such graphs."""
     path = folder / "graphs" / submodel / "weights.bin"
     return (record_file(folder, path),) if path.exists() else ()
+
+
+def _genai(
+    request: Request, weights: Path | None, sources: list[Any], folder: Path
+) -> tuple[FileRecord, ...]:
+    """Write what onnxruntime-genai wants beside its graph, if there is one among ``sources``."""
+    if request.dialect != "genai" or not sources or sources[0].graph.dialect != "genai":
+        return ()
+    from m4c.genai import write_genai
+    from m4c.models.llama_sizes import LlamaSizes
+
+    source = sources[0]
+    sizes = LlamaSizes.from_library(source.graph.module.source.config)
+    return write_genai(folder, sizes, f"graphs/{source.name}.onnx", weights)
 
 
 def _assets(weights: Path | None, submodel: Submodel, folder: Path) -> tuple[FileRecord, ...]:

@@ -13,7 +13,7 @@ Array = np.ndarray
 FLOAT = 1
 """MatMulNBits' accuracy level of float32 activations."""
 
-SEGMENT_BYTES = 128 << 20
+SEGMENT_BYTES = 64 << 20
 """Weights that one segment maps; a single larger one is a segment of its own."""
 
 

@@ -20,7 +20,8 @@ class PackMatMul(Pass):
     """Rewrite each product with weights that are dequantized in blocks.
 
     Before: ``MatMul(x, DequantizeLinear(codes, scales[, zeros], block_size=g))``.
-    After: ``com.microsoft::MatMulNBits(x, packed, scales[, zeros])``. Weights with one scale a channel stay: the operator has no such form.
+    After: ``com.microsoft::MatMulNBits(x, packed, scales[, zeros])``.
+    Weights with one scale a channel stay: the operator has no such form.
     """
 
     name: ClassVar[str] = "pack-matmul"
