@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m4c.errors import UsageError
@@ -21,6 +22,8 @@ class Listing:
 
     module: str
     summary: str
+    stated: bool = False
+    """Whether a ``config.json`` beside the weights states the sizes."""
 
 
 SUBMODELS = {
@@ -30,8 +33,8 @@ SUBMODELS = {
     "aud_i_enc": Listing("whisper", "speech to text: Whisper tiny.en, encoder and decoder"),
     "imu_enc": Listing("imagebind", "motion to embedding: ImageBind's IMU tower"),
     "projection": Listing("llama", "embedding to a backbone prompt vector: one trainable linear map"),
-    "backbone": Listing("llama", "LLaMA-7B with a key-value cache"),
-    "gen_dec": Listing("llama", "backbone state to token scores: LLaMA's output layer"),
+    "backbone": Listing("llama", "LLaMA-7B with a key-value cache", stated=True),
+    "gen_dec": Listing("llama", "backbone state to token scores: LLaMA's output layer", stated=True),
     "img_dec": Listing("stable_diffusion", "text to image: Stable Diffusion 1.x"),
     "tts_dec": Listing("tts", "phonemes to mel spectrogram: a transformer text-to-speech model"),
 }
@@ -48,15 +51,26 @@ def require_submodel(name: str) -> Listing:
     return SUBMODELS[name]
 
 
-def build(name: str, preset: str) -> "Submodel":
+def build(name: str, preset: str, weights: Path | None = None) -> "Submodel":
     """Build a sub-model of a preset. Inside :func:`m4c.skeleton.skeleton` its weights take no memory.
+
+    Where ``weights`` is a folder whose ``config.json`` states the sizes, as LLaMA's does for ``backbone`` and ``gen_dec``,
+    they are these and not the preset's.
 
     Raises:
         UsageError: if there is no such sub-model or preset.
+        CheckpointError: if the ``config.json`` is unreadable, of another model, or of sizes that no model has.
     """
     listing = require_submodel(name)
     if preset not in PRESETS:
         raise UsageError(f"there is no preset {preset!r}", fix=f"choose from: {', '.join(PRESETS)}")
     module: Any = importlib.import_module(f"m4c.models.{listing.module}")
-    submodel: Submodel = module.build(name, module.PRESETS[preset][name])
+    config = weights / "config.json" if weights is not None and listing.stated else None
+    if config is not None and config.is_file():
+        from m4c.models.llama_sizes import sizes_in
+
+        sizes: Any = sizes_in(name, config)
+    else:
+        sizes = module.PRESETS[preset][name]
+    submodel: Submodel = module.build(name, sizes)
     return submodel

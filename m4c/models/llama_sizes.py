@@ -1,12 +1,26 @@
 """Sizes of the backbone and its two linear heads: the presets, and what a checkpoint's ``config.json`` says."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig
 
+from m4c.checkpoints.configuration import read_configuration
 from m4c.errors import CheckpointError, UsageError
+
+ARCHITECTURE = "LlamaForCausalLM"
+
+LARGEST_MODEL = 1 << 40
+"""Weights: ten times what is published. Shapes beyond it overflow before anything could be allocated."""
+
+LARGEST_TABLE = 1 << 27
+"""Entries of the table of rotary angles, which is the one thing that is made from sizes alone: a million positions."""
+
+MOST_LAYERS = 1024
+"""Layers are modules: each takes memory, however narrow it is."""
 
 FIXED_ROPES = ("default", "linear", "llama3", "yarn")
 """Rotary kinds whose angles depend on the position alone, so that a table can hold them."""
@@ -69,6 +83,13 @@ class LlamaSizes:
             CheckpointError: if it is not a LLaMA, or lacks what has no default.
             UsageError: if the sizes are none that a graph can express.
         """
+        architectures = values.get("architectures") or [ARCHITECTURE]
+        if not isinstance(architectures, list) or ARCHITECTURE not in architectures:
+            raise CheckpointError(
+                f"architectures is {architectures!r}",
+                where="config.json",
+                fix=f"the backbone takes checkpoints of {ARCHITECTURE}",
+            )
         if values.get("model_type") != "llama" or values.get("hidden_act", "silu") != "silu":
             raise CheckpointError(
                 f"model_type is {values.get('model_type')!r}, hidden_act is {values.get('hidden_act')!r}",
@@ -90,6 +111,7 @@ class LlamaSizes:
                 where="config.json",
                 fix="compare it with the config.json that the checkpoint was published with",
             ) from error
+        _check_sizes(config)
         return cls.from_library(config)
 
     @classmethod
@@ -142,6 +164,8 @@ class HeadSizes:
 
     width: int = 4096
     vocabulary: int = 32000
+    tied: bool = False
+    """Whether the output layer is the token embedding, under whose name it is stored then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,3 +195,60 @@ PRESETS: Mapping[str, Mapping[str, LlamaSizes | HeadSizes | ProjectionSizes]] = 
         "projection": ProjectionSizes(EMBEDDING_WIDTH["m4-nano"], NANO.width),
     },
 }
+
+
+def sizes_in(name: str, path: Path) -> LlamaSizes | HeadSizes:
+    """Return the sizes of ``backbone`` or ``gen_dec`` that the ``config.json`` at ``path`` states.
+
+    Raises:
+        CheckpointError: if it is unreadable, of another model, or of sizes that no model has.
+        UsageError: if the sizes are none that a graph can express.
+    """
+    try:
+        sizes = LlamaSizes.from_json(read_configuration(path))
+    except (CheckpointError, UsageError) as error:
+        raise type(error)(error.what, where=str(path), fix=error.fix) from error
+    return sizes if name == "backbone" else HeadSizes(sizes.width, sizes.vocabulary, sizes.tied)
+
+
+def _check_sizes(config: LlamaConfig) -> None:
+    """Refuse numbers that no model has, before anything is made from them."""
+    counts = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_position_embeddings,
+    }
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise _absurd(f"{name} is {count!r}, not a positive number")
+    if config.head_dim % 2:
+        raise _absurd(f"head_dim is {config.head_dim}: rotary embeddings turn pairs")
+    if config.num_hidden_layers > MOST_LAYERS:
+        raise _absurd(f"num_hidden_layers is {config.num_hidden_layers}, more than {MOST_LAYERS}")
+    heads = config.num_attention_heads + config.num_key_value_heads
+    layer = 2 * heads * config.head_dim + 3 * config.intermediate_size
+    weights = config.hidden_size * (config.num_hidden_layers * layer + 2 * config.vocab_size)
+    if weights > LARGEST_MODEL:
+        raise _absurd(f"the sizes make {weights} weights")
+    if config.max_position_embeddings * config.head_dim > LARGEST_TABLE:
+        raise _absurd(f"max_position_embeddings is {config.max_position_embeddings}")
+    ratios = {"rms_norm_eps": config.rms_norm_eps} | {
+        name: value for name, value in config.rope_parameters.items() if isinstance(value, int | float)
+    }
+    for name, ratio in ratios.items():
+        if not math.isfinite(ratio) or ratio < 0:
+            raise _absurd(f"{name} is {ratio}")
+
+
+def _absurd(what: str) -> CheckpointError:
+    """Return the error for a number that no model has."""
+    return CheckpointError(
+        what,
+        where="config.json",
+        fix="compare it with the config.json that the checkpoint was published with",
+    )
