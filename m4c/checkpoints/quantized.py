@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from m4c.blockwise import STRETCH, BlockwiseWeight, Grid
+from m4c.checkpoints.configuration import read_configuration
 from m4c.checkpoints.packed import WORD, PackedMatrix
 from m4c.checkpoints.quantization import Awq, Gptq, Settings, settings_of
 from m4c.errors import CheckpointError
@@ -21,13 +22,17 @@ CODES = ".qweight"
 
 PARTS = (CODES, ".qzeros", ".scales", ".g_idx")
 
+BIASES = {"self_attn": "attention_bias", "mlp": "mlp_bias"}
+"""Parts of a LLaMA layer → what its ``config.json`` says of biases there."""
+
 Tensors = Mapping[str, ir.TensorProtocol]
 
 
 def with_weights(held: Tensors, folder: Path) -> Tensors:
     """Return the tensors of a checkpoint in ``folder`` with its quantized matrices as weights (outputs, inputs), float32.
 
-    Zero points are read, to know which grids are symmetric; codes and scales are not.
+    Zero points are read, to know which grids are symmetric; codes and scales are not. Biases that are zeros, where the model
+    has none, are left out.
 
     Raises:
         CheckpointError: if the checkpoint is quantized in a way that m4c does not read, or its tensors do not agree.
@@ -43,6 +48,7 @@ def with_weights(held: Tensors, folder: Path) -> Tensors:
             fix="put the config.json that the checkpoint was published with beside it",
         )
     taken = {name + part for name in names for part in PARTS}
+    taken |= {f"{name}.bias" for name in _unbiased(names, folder) if _is_zero(held.get(f"{name}.bias"))}
     made = {key: tensor for key, tensor in held.items() if key not in taken}
     for name in names:
         key = f"{name}.weight"
@@ -50,6 +56,21 @@ def with_weights(held: Tensors, folder: Path) -> Tensors:
             raise _wrong(name, f"{key} and {name}{CODES} are both there")
         made[key] = _weight(name, settings, held)
     return made
+
+
+def _unbiased(names: list[str], folder: Path) -> list[str]:
+    """Return the layers that have no bias in the model: early versions of AutoGPTQ store zeros for it."""
+    path = folder / "config.json"
+    config = read_configuration(path) if path.is_file() else {}
+    if config.get("model_type") != "llama":
+        return []
+    without = {part for part, flag in BIASES.items() if not config.get(flag)}
+    return [name for name in names if without & set(name.split("."))]
+
+
+def _is_zero(bias: ir.TensorProtocol | None) -> bool:
+    """Return whether there is a bias and it is none."""
+    return bias is not None and not array(bias).any()
 
 
 def _weight(name: str, settings: Settings, held: Tensors) -> Recipe:
