@@ -226,8 +226,6 @@ def _check_sizes(config: LlamaConfig) -> None:
     for name, count in counts.items():
         if type(count) is not int or count < 1:
             raise _absurd(f"{name} is {count!r}, not a positive number")
-    if config.head_dim % 2:
-        raise _absurd(f"head_dim is {config.head_dim}: rotary embeddings turn pairs")
     if config.num_hidden_layers > MOST_LAYERS:
         raise _absurd(f"num_hidden_layers is {config.num_hidden_layers}, more than {MOST_LAYERS}")
     heads = config.num_attention_heads + config.num_key_value_heads

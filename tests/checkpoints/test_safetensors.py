@@ -108,6 +108,62 @@ def test_a_damaged_file(damage: Callable[[bytes], bytes], tmp_path: Path) -> Non
     assert caught.value.fix
 
 
+HUGE = 1 << 60
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [HUGE], "data_offsets": [0, 4 * HUGE]},
+        {"dtype": "F32", "shape": [HUGE, HUGE], "data_offsets": [0, 4]},  # overflows 64 bits
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [HUGE, HUGE + 4]},
+    ],
+)
+def test_a_header_that_lies_about_sizes(entry: dict[str, Any], tmp_path: Path) -> None:
+    path = written(tmp_path / "m.safetensors", {"w": entry}, bytes(4))
+    with pytest.raises(CheckpointError, match="not a readable safetensors file") as caught:
+        open_checkpoint(path)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("length", [1 << 62, 1 << 32, 101_000_000])
+def test_a_header_of_endless_length(length: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    with path.open("wb") as file:
+        file.write(length.to_bytes(8, "little") + b"{")
+        file.truncate(1 << 36)  # sparse
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        open_checkpoint(path)
+
+
+def test_a_header_of_endless_depth(tmp_path: Path) -> None:
+    text = b'{"w": ' + b"[" * 500_000
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        open_checkpoint(path)
+
+
+def test_a_part_that_is_cut_short(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    part = tmp_path / "model-2.safetensors"
+    part.write_bytes(part.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="not a readable safetensors file") as caught:
+        open_checkpoint(index)
+    assert caught.value.where == str(part)
+
+
+def test_a_part_that_is_missing(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model-2\.safetensors is missing") as caught:
+        open_checkpoint(tmp_path)
+    assert caught.value.where == str(index)
+
+
 def test_a_dtype_that_m4c_does_not_read(tmp_path: Path) -> None:
     header = {"w": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}
     path = written(tmp_path / "m.safetensors", header, bytes(2))
