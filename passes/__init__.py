@@ -10,8 +10,10 @@ from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
 from m4c.passes.fold_weights import FoldWeights
 
 # from m4c.passes.fuse_attention import FuseAttention
+from m4c.passes.fuse_norms import FuseNorms
 # from m4c.passes.fuse_norms import FuseNorms
 from m4c.passes.fuse_attention import FuseAttention
+from m4c.passes.fuse_norms import FuseNorms
 from m4c.passes.pack_matmul import PackMatMul
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.passes.quantize_weights import QuantizeWeights
@@ -41,13 +43,13 @@ def for_format(file_format: str, layer_norm: Form = "mean", dialect: str = "stan
     """
     if file_format == "tflite":
         return canonical() | DecomposeLayerNorm(layer_norm)
-    return canonical() if dialect == "standard" else canonical() | FuseAttention()
+    return canonical() if dialect == "standard" else canonical() | FuseAttention() | FuseNorms()
 
 
 def for_weights(scheme: Scheme, dialect: str, given: Given = MappingProxyType({})) -> Pipeline:
     """Return the passes of a build whose weights alone are integers."""
     quantized = canonical() | QuantizeWeights(scheme, given)
-    return quantized if dialect == "standard" else quantized | PackMatMul() | FuseAttention()
+    return quantized if dialect == "standard" else quantized | PackMatMul() | FuseAttention() | FuseNorms()
 
 
 def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipeline:
