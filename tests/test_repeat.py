@@ -295,6 +295,42 @@ class Buffered(Block):
         return super().forward(x + self.shift, gate, extra)
 
 
+class Turned(Block):
+    """A difference, of two values that are made alike; which from which is the block's own."""
+
+    turned = False
+
+    def forward(self, x: Tensor, gate: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        first = torch.relu(x)
+        second = torch.relu(first + extra)
+        return (second - first if self.turned else first - second) + gate, first * 2
+
+
+class Turning(Deep):
+    def before(self, number: int, x: Tensor) -> Tensor:
+        self.source["blocks"][number].turned = bool(number % 2)
+        return x
+
+
+class TwoSums(Block):
+    """Returns two values that are made alike."""
+
+    def forward(self, x: Tensor, gate: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        first = x * gate + extra
+        return first, first + x
+
+
+class Early(Deep):
+    """The second block reads the other of the two values that the block before made."""
+
+    def forward(self, x: Tensor, *extras: Tensor) -> tuple[Tensor, ...]:
+        gate, results = torch.sigmoid(x), []
+        for number, (block, extra) in enumerate(zip(self.source["blocks"], extras, strict=True)):
+            x, result = block(results[0] if number == 1 else x, gate, extra)
+            results.append(result)
+        return (self.after(x, results), *results)
+
+
 @pytest.mark.parametrize(
     ("kind", "block", "what", "where"),
     [
@@ -302,6 +338,8 @@ class Buffered(Block):
         (Between, lambda number: Block(), "Relu relu_1 is between two blocks", "relu_1"),
         (Backwards, lambda number: Block(), "not the same: LayerNormalization .* reads", "blocks.2.norm"),
         (Crossed, lambda number: Block(), "reads extra_1 where block 1 reads extra_2", "blocks.2"),
+        (Turning, lambda number: Turned(), "Sub sub_2 reads relu_4 where block 1 reads relu_3", "blocks.2"),
+        (Early, lambda number: TwoSums(), "Mul mul_2 reads .* where block 1 reads result_0", "blocks.2"),
         (Summed, lambda number: Block(), "reads .* not of the last block", ""),
         (Deep, lambda number: Buffered(), "is a buffer of one block", "tiny/deep"),
         (Deep, lambda number: Block(number != 4), "not built like the first", "tiny/deep: blocks.4"),
