@@ -97,4 +97,4 @@ def _search(groups: Tensor, bounds: _Bounds, spare: Tensor) -> Tensor:
     ratio = product.div_(square.clamp_(min=1))  # a group without codes is explained by no scale
     best = ratio.square().mul_(square).max(0, keepdim=True).indices  # argmax would be thirty times as slow
     share = ratio.gather(0, best).view(-1, 1)
-    return share.masked_fill_(share == 0, 1)
+    return torch.where(share == 0, 1, share)
