@@ -6,15 +6,12 @@ it depends on time, machine or path: equal compiles give equal bytes.
 
 import dataclasses
 import json
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from m4c.errors import BundleError, UsageError
+from m4c.errors import BundleError
 from m4c.record import from_json
 from m4c.weight_file import sha256
 
@@ -215,48 +212,3 @@ def check_files(manifest: Manifest, folder: Path) -> None:
             raise BundleError(
                 f"{file.path} was altered", where=str(folder), fix="copy it again, or export again"
             )
-
-
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """Yield a folder to build a bundle in; it becomes ``out`` if the block succeeds, and goes if it fails.
-
-    The folder lies beside ``out`` under a name of its own, so that nothing else is ever in its way.
-
-    Raises:
-        UsageError: if ``out`` is there and is not a bundle: m4c deletes nothing that it did not make; or if it cannot be made.
-    """
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not a bundle", fix="give -o another folder")
-    final = out.resolve()
-    partial = _beside(final, "partial")
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise UsageError(f"cannot write to {out}: {error.strerror}", fix="give -o another folder") from error
-    try:
-        yield partial
-        _replace(final, partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _replace(final: Path, partial: Path) -> None:
-    """Rename ``partial`` to ``final``; what was there before is deleted last, and comes back if renaming fails."""
-    if not final.exists():
-        partial.rename(final)
-        return
-    replaced = _beside(final, "replaced")
-    final.rename(replaced)
-    try:
-        partial.rename(final)
-    except BaseException:
-        replaced.rename(final)
-        raise
-    shutil.rmtree(replaced)
-
-
-def _beside(folder: Path, kind: str) -> Path:
-    """Return a path beside ``folder`` at which there is nothing yet."""
-    return folder.with_name(f"{folder.name}.{kind}-{secrets.token_hex(4)}")

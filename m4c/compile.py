@@ -19,7 +19,6 @@ from m4c.bundle import (
     SubmodelRecord,
     host_folder,
     record_file,
-    staged,
     write_manifest,
 )
 from m4c.calibration import Samples, samples_for
@@ -37,6 +36,7 @@ from m4c.request import Plan, Request, fall_back, plan
 from m4c.scheme import Scheme
 from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
+from m4c.staging import begin, read_finished, request_key, staged, write_finished
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
 from m4c.targets.emit_tflite import to_tflite
 from m4c.verify import verify
@@ -49,11 +49,11 @@ Step = Callable[[int, int], None]
 
 def compile_bundle(request: Request, out: Path, progress: Progress, jobs: int = 1) -> Manifest:
     """Compile what ``request`` asks for into a bundle at ``out``, which appears only when it is complete and verified."""
-    with staged(out) as folder:
+    with staged(out, request_key(request, out, TOOLS)) as folder:
         if request.model is not None:
             submodels = [_compile_onnx(request, request.model, folder, progress)]
         else:
-            work = partial(compile_submodel, request, folder)
+            work = partial(_once, request, folder)
             submodels = in_processes(work, selected_submodels(request.submodels), progress, jobs)
         manifest = Manifest(
             preset=None if request.model else request.preset,
@@ -64,6 +64,19 @@ def compile_bundle(request: Request, out: Path, progress: Progress, jobs: int = 
         )
         write_manifest(manifest, folder)
     return manifest
+
+
+def _once(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
+    """Compile a sub-model, unless an earlier export into ``folder`` completed it."""
+    record = read_finished(folder, name)
+    if record is not None:
+        for graph in record.graphs:
+            progress.finished(graph.name)
+        progress.completed(name)
+        return record
+    record = compile_submodel(request, folder, name, progress)
+    write_finished(folder, record)
+    return record
 
 
 def compile_submodel(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
@@ -111,8 +124,8 @@ def compile_sources(
     request: Request, sources: list[Any], graphs: Path, folder: Path, progress: Progress
 ) -> tuple[GraphRecord, ...]:
     """Compile ``sources`` into the folder ``graphs`` of the bundle at ``folder``."""
-    graphs.mkdir(parents=True)
-    with WeightFile(graphs / "weights.bin") as weights:
+    begin(graphs)
+    with WeightFile(graphs / "weights.bin", journaled=True) as weights:
         compiled = []
         for source in sources:
             compiled.append(compile_graph(request, source, weights, graphs, progress))
@@ -164,7 +177,8 @@ def _build(
         progress.stage(source.name, "passes" if samples is None else "calibrate")
         model, _ = pipeline.run(captured)
         progress.stage(source.name, "emit")
-        path = _emit(model, planned, folder / source.name.partition("/")[2], weights, step)
+        stem = folder / source.name.partition("/")[2]
+        path = _emit(model, planned, stem, f"{source.name} {pipeline}", weights, step)
     progress.stage(source.name, "verify")
     inputs = samples.first() if samples else source.sample(request.seed)
     floor = request.min_sqnr if planned.precision in SQNR_FLOOR_DB else None
@@ -195,8 +209,8 @@ def _pipeline(
     )
 
 
-def _emit(model: ir.Model, planned: Plan, stem: Path, weights: WeightFile, step: Step) -> Path:
-    """Write the artifact of ``model``."""
+def _emit(model: ir.Model, planned: Plan, stem: Path, origin: str, weights: WeightFile, step: Step) -> Path:
+    """Write the artifact of ``model``; ``origin`` tells its graph and its pipeline."""
     total, done = weight_bytes(model), 0
 
     def advance(count: int) -> None:
@@ -206,7 +220,7 @@ def _emit(model: ir.Model, planned: Plan, stem: Path, weights: WeightFile, step:
 
     path = stem.with_name(f"{stem.name}.{planned.format}")
     if planned.format == "onnx":
-        to_onnx(model, path, weights, advance)
+        to_onnx(model, path, weights, advance, origin)
     else:
         to_tflite(model, path, progress=advance)
     return path

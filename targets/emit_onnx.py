@@ -1,5 +1,7 @@
 """Write a model as ONNX, its weights streamed into a data file that graphs of one sub-model share."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import onnx_ir as ir
@@ -9,9 +11,12 @@ from m4c.weight_file import Progress, WeightFile
 from m4c.weights import CONSTANT_BYTES
 
 
-def to_onnx(model: ir.Model, path: Path, weights: WeightFile, progress: Progress = lambda _: None) -> None:
+def to_onnx(
+    model: ir.Model, path: Path, weights: WeightFile, progress: Progress = lambda _: None, origin: str = ""
+) -> None:
     """Write ``model`` to ``path``; every weight goes to ``weights``, which lies in the folder of ``path``.
 
+    ``origin`` tells what the model was made from and how: a journal knows its weights by it, and by their names.
     The model itself is untouched. Metadata is dropped: it holds source paths, and files must not differ between machines.
     """
     emitted = model.clone()
@@ -21,7 +26,7 @@ def to_onnx(model: ir.Model, path: Path, weights: WeightFile, progress: Progress
         tensor = value.const_value
         assert tensor is not None
         if tensor.nbytes > CONSTANT_BYTES:
-            offset, length = weights.put(tensor, progress)
+            offset, length = weights.put(tensor, progress, _key(origin, name, tensor))
             value.const_value = ir.ExternalTensor(
                 weights.path.name,
                 offset,
@@ -36,6 +41,14 @@ def to_onnx(model: ir.Model, path: Path, weights: WeightFile, progress: Progress
     weights.flush()
     _clear_metadata(emitted)
     ir.save(emitted, path)
+
+
+def _key(origin: str, name: str, tensor: ir.TensorProtocol) -> str:
+    """Return what tells a weight from all others in the journal, or nothing if its origin is not told."""
+    if not origin:
+        return ""
+    identity = (origin, name, str(tensor.dtype), list(tensor.shape.numpy()))
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 def _clear_metadata(model: ir.Model) -> None:

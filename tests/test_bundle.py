@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from m4c import bundle as bundle_module
-from m4c.bundle import MANIFEST, Manifest, check_files, read_manifest, record_file, staged, write_manifest
+from m4c.bundle import MANIFEST, Manifest, check_files, read_manifest, record_file, write_manifest
 from m4c.compile import compile_bundle
 from m4c.errors import BundleError, UsageError
 from m4c.progress import Silent
 from m4c.request import Request
+from m4c.staging import staged
 from m4c.targets.profile import load_target
 from tests.bundles import SMALL, Copy, edit_manifest
 
@@ -148,18 +149,21 @@ def test_records_of_files_hold_relative_paths(tmp_path: Path) -> None:
     assert record.sha256.startswith("ba7816bf8f01cfea")  # SHA-256 of "abc", FIPS 180
 
 
+KEY = "0123456789abcdef"
+
+
 def stage(out: Path, text: str) -> None:
-    with staged(out) as folder:
+    with staged(out, KEY) as folder:
         (folder / MANIFEST).write_text(text)
 
 
 def test_a_bundle_appears_when_it_is_complete_and_replaces_a_bundle(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with staged(out) as folder:
+    with staged(out, KEY) as folder:
         (folder / MANIFEST).write_text("one")
         assert not out.exists()
     assert (out / MANIFEST).read_text() == "one"
-    with staged(out) as folder:
+    with staged(out, KEY) as folder:
         (folder / MANIFEST).write_text("two")
         assert (out / MANIFEST).read_text() == "one"
     assert (out / MANIFEST).read_text() == "two"
@@ -174,7 +178,7 @@ def test_a_failed_build_leaves_what_was_there(tmp_path: Path, error: type[BaseEx
     out = tmp_path / "out"
 
     def fail() -> None:
-        with staged(out) as folder:
+        with staged(out, KEY) as folder:
             (folder / MANIFEST).write_text("half")
             raise error
 
@@ -237,8 +241,8 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 def test_a_killed_build_leaves_nothing_that_looks_like_a_bundle(tmp_path: Path) -> None:
     program = (
-        "import os, signal\nfrom pathlib import Path\nfrom m4c.bundle import staged\n"
-        f"with staged(Path({str(tmp_path / 'out')!r})) as folder:\n"
+        "import os, signal\nfrom pathlib import Path\nfrom m4c.staging import staged\n"
+        f"with staged(Path({str(tmp_path / 'out')!r}), {KEY!r}) as folder:\n"
         "    (folder / 'graphs').mkdir()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
