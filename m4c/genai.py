@@ -7,6 +7,7 @@ from pathlib import Path
 from m4c.bundle import FileRecord, record_file
 from m4c.errors import UsageError
 from m4c.models.llama_sizes import LlamaSizes
+from m4c.passes.fuse_attention import HEAD_STEP
 
 CONFIG = "genai_config.json"
 
@@ -20,7 +21,8 @@ def write_genai(folder: Path, sizes: LlamaSizes, model: str, weights: Path | Non
     """Make the bundle at ``folder`` one that onnxruntime-genai loads; return the files that were written.
 
     ``model`` is the path of ``backbone/model`` within the bundle, ``weights`` the folder that the tokenizer is copied from.
-    Without a tokenizer there, the runtime takes and gives token ids.
+    Without a tokenizer there, the runtime takes and gives token ids. With one, its ``Tokenizer`` puts the start token only
+    after ``update_options(add_special_tokens="true")``.
 
     Raises:
         UsageError: if ``tokenizer.json`` is there without its configuration.
@@ -46,7 +48,8 @@ def genai_config(sizes: LlamaSizes, model: str) -> dict[str, object]:
     """Return the content of ``genai_config.json``, by the keys of onnxruntime-genai 0.18.
 
     Search is greedy unless a program asks for another, and stops at the last position. Caches are kept in one buffer of the
-    greatest length, which the fused attention of the graph writes in place. The end pads, as a LLaMA has no token for that.
+    greatest length, which the fused attention of the graph writes in place; where heads are of a size that is not fused, each
+    call makes caches of its own. The end pads, as a LLaMA has no token for that.
     """
     return {
         "model": {
@@ -83,6 +86,6 @@ def genai_config(sizes: LlamaSizes, model: str) -> dict[str, object]:
             "min_length": 0,
             "num_beams": 1,
             "num_return_sequences": 1,
-            "past_present_share_buffer": True,
+            "past_present_share_buffer": sizes.head_dim % HEAD_STEP == 0,
         },
     }

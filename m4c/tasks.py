@@ -36,7 +36,7 @@ def require_task(name: str) -> Task:
 
 def routes(graphs: set[str]) -> dict[str, tuple[str, ...]]:
     """Return the tasks whose graphs are all among ``graphs``, each with these."""
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for name, task in TASKS.items():
         for route in (task.graphs, task.genai):
             if route and graphs.issuperset(route):

@@ -9,7 +9,7 @@ from m4c.tasks import TASKS, require_task, routes
 
 def test_tasks_need_graphs_of_submodels() -> None:
     for task in TASKS.values():
-        assert {graph.partition("/")[0] for graph in task.graphs} <= set(SUBMODELS)
+        assert {graph.partition("/")[0] for graph in (*task.graphs, *task.genai)} <= set(SUBMODELS)
 
 
 def test_a_route_is_there_if_all_its_graphs_are() -> None:
@@ -18,7 +18,14 @@ def test_a_route_is_there_if_all_its_graphs_are() -> None:
     assert routes(set(speech[1:])) == {}
 
 
+def test_a_bundle_for_onnxruntime_genai_has_a_route_of_its_own() -> None:
+    words = TASKS["T1"]
+    assert routes({*words.genai, "gen_dec/head"}) == {"T1": ("backbone/model",)}
+    assert routes({*words.graphs}) == {"T1": ("backbone/embed", "backbone/decoder")}
+
+
 def test_unknown_tasks_are_refused() -> None:
     assert require_task("T32").title == "speech recognition"
-    with pytest.raises(UsageError, match=r"runs no task 'T99'\n  fix: it runs: T32 \(speech recognition\)"):
+    known = r"T1 \(input word prediction\), T32 \(speech recognition\)"
+    with pytest.raises(UsageError, match=rf"runs no task 'T99'\n  fix: it runs: {known}"):
         require_task("T99")

@@ -23,14 +23,14 @@ ATTENTION_MASK = Port(
 def positions_and_mask(tokens: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return the decoder's ``positions`` (batch, sequence) and ``mask`` (batch, 1, sequence, past + sequence).
 
-    ``tokens`` is (batch, sequence), ``attention_mask`` (batch, past + sequence). Padding has position 0, as in transformers.
+    ``tokens`` is (batch, sequence), ``attention_mask`` (batch, past + sequence). Padding counts as steps: rotary attention
+    knows the distance of two steps alone, and ONNX Runtime 1.32 turns the keys of a first call as if there were no padding.
     """
     columns = torch.cumsum(attention_mask * 0 + 1, dim=1) - 1
     steps = torch.cumsum(tokens * 0 + 1, dim=1)
     rows = columns.amax(dim=1, keepdim=True) - steps.amax(dim=1, keepdim=True) + steps
-    positions = torch.clamp(torch.cumsum(attention_mask, dim=1) - 1, min=0).gather(1, rows)
     visible = (columns.unsqueeze(1) <= rows.unsqueeze(2)) & (attention_mask.unsqueeze(1) > 0)
-    return positions, torch.where(visible, 0.0, float(HIDDEN)).unsqueeze(1)
+    return rows, torch.where(visible, 0.0, float(HIDDEN)).unsqueeze(1)
 
 
 def cache_names(prefix: str, layers: int) -> list[str]:
