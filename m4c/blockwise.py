@@ -218,7 +218,7 @@ class _Jointly:
         axis: int = 0,
     ) -> None:
         self._weight, self._make, self._rows, self._axis = weight, make, rows, axis
-        self._waiting: dict[tuple[int, int], Array] = {}
+        self._waiting: dict[tuple[int, int, int], Array] = {}
         self._lock = threading.Lock()
 
     def recipe(self, index: int, name: str, dtype: ir.DataType, shape: tuple[int, ...]) -> Recipe:
@@ -234,13 +234,13 @@ class _Jointly:
     def _take(self, index: int, rows: slice) -> Array:
         """Return the product ``index`` of ``rows``."""
         with self._lock:
-            waiting = self._waiting.pop((index, rows.start), None)
+            waiting = self._waiting.pop((index, rows.start, rows.stop), None)
         if waiting is not None:
             return waiting
         made = self._make(rows)
         with self._lock:
             for later in range(index + 1, len(made)):
-                self._waiting[later, rows.start] = made[later]
+                self._waiting[later, rows.start, rows.stop] = made[later]
         return made[index]
 
 

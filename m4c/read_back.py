@@ -87,7 +87,8 @@ def _table(node: ir.Node) -> BlockwiseWeight:
     assert codes is not None
     count, width = codes.shape.numpy()
     shape = (count, width)
-    grid = Grid(8, _group(node))
+    group = attribute(node, "block_size")
+    grid = Grid(8, None if group == width else group)
     groups = shape[1] // grid.size(shape[1])
 
     def rows(span: slice) -> Blocks:

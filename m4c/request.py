@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from m4c.calibration import without_samples
+from m4c.errors import UsageError
 from m4c.precisions import BITS, INTEGER
 from m4c.scheme import Scheme
-from m4c.source import Source
+from m4c.source import OnnxSource, Source
 from m4c.targets.profile import Target, load_target
 
 DIALECTS = {
@@ -58,8 +59,16 @@ class Plan:
 
 
 def plan(request: Request, source: Source) -> Plan:
-    """Return what ``request`` means for ``source``, before anything is compiled."""
+    """Return what ``request`` means for ``source``, before anything is compiled.
+
+    Raises:
+        UsageError: if operators are chosen for a format that has none to choose from.
+    """
     target = request.target
+    if request.dialect and (request.format or target.format) == "tflite":
+        raise UsageError(
+            f"--dialect {request.dialect} is for ONNX, the format is tflite", fix="add --format onnx"
+        )
     precision = request.precision or target.precision
     fastest = "ort" if precision in BITS else "standard"
     wanted = Plan(request.format or target.format, precision, target.name, request.dialect or fastest)
@@ -68,6 +77,8 @@ def plan(request: Request, source: Source) -> Plan:
         return fall_back(f"{' and '.join(growing)} change from call to call, {target.name} has static shapes")
     if wanted.precision in BITS and wanted.format == "tflite":
         return fall_back(f"{wanted.precision} in TFLite is not supported")
+    if wanted.precision in BITS and isinstance(source, OnnxSource):
+        return fall_back(f"{wanted.precision} of an ONNX file is not supported")
     if wanted.precision in INTEGER and (reason := without_samples(source, request.calibration)):
         return fall_back(reason)
     return wanted

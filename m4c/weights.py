@@ -98,6 +98,11 @@ class Transposed:
     matrix: ir.TensorProtocol
 
 
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """The origin of a weight that was computed from others: no tensor of the source has its values."""
+
+
 def part(tensor: ir.TensorProtocol, rows: slice) -> Array:
     """Return ``rows`` of the first axis of ``tensor``, reading no more than that where its recipe allows."""
     return tensor.part(rows) if isinstance(tensor, Recipe) else array(tensor)[rows]

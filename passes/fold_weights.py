@@ -18,7 +18,7 @@ from m4c.model import fresh_name, module_path, value_names
 from m4c.passes.properties import typed
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.rewrite import attribute, static
-from m4c.weights import Array, Transposed, array, is_weight, lazy, register, stored, stored_value
+from m4c.weights import Array, Folded, Transposed, array, is_weight, lazy, register, stored, stored_value
 
 SHARED_BYTES = 1 << 16
 """A weight that is stored anyhow is folded only into results up to this size: the rest would be stored twice."""
@@ -200,9 +200,9 @@ def _fold(graph: ir.Graph, node: ir.Node, taken: set[str]) -> Note:
     return Note(module_path(node), f"{node.op_type} became part of the weight {name}")
 
 
-def _origin(node: ir.Node) -> Transposed | None:
-    """Return that the result is a matrix turned around, if it is."""
-    matrix = node.inputs[0]
-    if node.op_type != "Transpose" or matrix is None or matrix.const_value is None:
-        return None
-    return Transposed(matrix.const_value) if len(matrix.const_value.shape) == 2 else None
+def _origin(node: ir.Node) -> Transposed | Folded:
+    """Return whether the result is a matrix turned around, or something that is no tensor of the source."""
+    tensor = node.inputs[0].const_value if node.inputs[0] is not None else None
+    if node.op_type == "Transpose" and tensor is not None and len(tensor.shape) == 2:
+        return Transposed(tensor)
+    return Folded()

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -13,9 +14,8 @@ from m4c.pipeline import Note, Pass, Result
 from m4c.rewrite import attribute
 from m4c.scheme import METHODS, Given, Scheme
 from m4c.weights import (
-    Recipe,
+    Folded,
     Transposed,
-    array,
     divisible,
     is_weight,
     part,
@@ -33,7 +33,8 @@ class QuantizeWeights(Pass):
 
     Before: ``MatMul(x, W)``. After: ``MatMul(x, DequantizeLinear(codes, scales[, zeros], axis=0, block_size=g))``; for a table
     ``DequantizeLinear(Gather(codes, ids), Gather(scales, ids), axis=-1)``. A matrix that is on a grid already, in the
-    checkpoint or by a calibrated method (``given``), keeps its codes.
+    checkpoint or by a calibrated method (``given``), keeps its codes. Only tensors of the source are rounded, stored outputs
+    first: an artifact is verified against the source with its rounded weights, and what was folded has no place there.
     """
 
     scheme: Scheme
@@ -47,8 +48,11 @@ class QuantizeWeights(Pass):
         """Rewrite each node that reads a matrix."""
         changes: list[Note] = []
         misses: list[Note] = []
+        tied = _tied(model.graph)
         for node in list(model.graph):
-            if node.op_type == "MatMul" and _matrix(node.inputs[1]):
+            if any(value is not None and _source(value) in tied for value in node.inputs):
+                note = None  # one tensor cannot be on two grids
+            elif node.op_type == "MatMul" and _matrix(node.inputs[1]):
                 note = self._multiplication(model.graph, node)
             elif node.op_type == "Gather" and _matrix(node.inputs[0]) and attribute(node, "axis", 0) == 0:
                 note = self._table(model.graph, node)
@@ -87,6 +91,10 @@ class QuantizeWeights(Pass):
         assert table is not None
         assert table.shape is not None
         assert ids is not None
+        origin = getattr(table.const_value, "origin", None)
+        made = isinstance(origin, BlockwiseWeight) and origin.name != table.name  # scales of a rounded table
+        if made or isinstance(origin, Folded):
+            return None
         outputs, inputs = table.shape.numpy()
         grid = self.scheme.grid(str(table.name), inputs, table=True)
         if grid is None or any(user is not node for user, _ in table.uses()):
@@ -113,14 +121,14 @@ class QuantizeWeights(Pass):
 
     def _weight(self, value: ir.Value) -> BlockwiseWeight | None:
         """Return the matrix (outputs, inputs) whose transpose is ``value``, on its grid; None if it stays float."""
-        tensor = value.const_value
-        origin = getattr(tensor, "origin", None)
-        matrix = origin.matrix if isinstance(origin, Transposed) else None
-        if matrix is None:
-            assert tensor is not None
-            matrix = _turned(tensor)
-        name = str(matrix.name)
+        turned = getattr(value.const_value, "origin", None)
+        if not isinstance(turned, Transposed):
+            return None
+        matrix = turned.matrix
         packed = getattr(matrix, "origin", None)
+        if isinstance(packed, Folded | Transposed):
+            return None
+        name = str(matrix.name)
         if isinstance(packed, BlockwiseWeight):
             return packed
         if name in self.given:
@@ -135,6 +143,21 @@ class QuantizeWeights(Pass):
         )
 
 
+def _tied(graph: ir.Graph) -> set[str]:
+    """Return the names of matrices that are both a table and, turned around, multiplied."""
+    tables = {_source(n.inputs[0]) for n in graph if n.op_type == "Gather" and _matrix(n.inputs[0])}
+    factors = {_source(n.inputs[1]) for n in graph if n.op_type == "MatMul" and _matrix(n.inputs[1])}
+    return tables & factors
+
+
+def _source(value: ir.Value | None) -> str:
+    """Return the name of the stored matrix that ``value`` is, or is turned around from; nothing if it is computed."""
+    tensor = None if value is None else value.const_value
+    origin = getattr(tensor, "origin", None)
+    found = origin.matrix if isinstance(origin, Transposed) else tensor
+    return "" if found is None else str(found.name)
+
+
 def _matrix(value: ir.Value | None) -> bool:
     """Return whether ``value`` is a stored matrix of floats, too large for a constant."""
     return (
@@ -143,12 +166,6 @@ def _matrix(value: ir.Value | None) -> bool:
         and value.dtype == ir.DataType.FLOAT
         and len(value.shape or ()) == 2
     )
-
-
-def _turned(tensor: ir.TensorProtocol) -> Recipe:
-    """Return the transpose of a matrix that is stored inputs first."""
-    inputs, outputs = tensor.shape.numpy()
-    return Recipe(str(tensor.name), tensor.dtype, (outputs, inputs), lambda: array(tensor).T)
 
 
 def _rows(matrix: ir.TensorProtocol | None, grid: Grid, method: Method) -> "Rounded":
@@ -166,9 +183,10 @@ class Rounded:
 
     def __call__(self, rows: slice) -> Blocks:
         """Return ``rows`` on the grid."""
-        values = part(self.matrix, rows)
-        tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
-        return self.method(tensor.contiguous(), self.grid)
+        values = np.array(
+            part(self.matrix, rows), order="C"
+        )  # the method overwrites them; a source may hold them
+        return self.method(torch.from_numpy(values), self.grid)
 
 
 class _Nodes:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from m4c.errors import UsageError
 from m4c.models.graph import Port
 from m4c.request import Plan, Request, fall_back, plan
-from m4c.source import Source, TorchSource
+from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.profile import load_target
 
 CPU, TPU = load_target("cpu"), load_target("edgetpu")
@@ -62,9 +63,37 @@ def test_what_nobody_has_samples_of_is_built_for_the_cpu(tmp_path: Path) -> None
 
 
 def test_a_fallback_keeps_its_reason() -> None:
-    assert fall_back("because") == Plan("onnx", "float32", "cpu", "because")
+    assert fall_back("because") == Plan("onnx", "float32", "cpu", fallback="because")
 
 
 def test_requests_can_be_handed_to_another_process() -> None:
     request = Request(target=TPU, submodels=("gen_dec",), dynamic=frozenset({"batch"}))
     assert pickle.loads(pickle.dumps(request)) == request
+
+
+@pytest.mark.parametrize("precision", ["int4", "int8-weights"])
+def test_weights_alone_are_packed_for_onnx_runtime_unless_the_user_says_otherwise(precision: str) -> None:
+    asked = Request(target=CPU, precision=precision)
+    assert plan(asked, source(1, 4)) == Plan("onnx", precision, "cpu", "ort")
+    asked = Request(target=CPU, precision=precision, dialect="standard")
+    assert plan(asked, source(1, 4)) == Plan("onnx", precision, "cpu", "standard")
+
+
+def test_weights_alone_in_a_format_that_does_not_have_them() -> None:
+    made = plan(Request(target=CPU, precision="int4", format="tflite"), source(1, 4))
+    assert made == Plan("onnx", "float32", "cpu", fallback="int4 in TFLite is not supported")
+
+
+def test_weights_alone_of_an_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxSource, "inputs", source(1, 4).inputs)
+    made = plan(Request(target=CPU, precision="int4"), OnnxSource(tmp_path / "m.onnx"))
+    assert made == Plan("onnx", "float32", "cpu", fallback="int4 of an ONNX file is not supported")
+
+
+def test_a_dialect_of_what_has_none() -> None:
+    for request in (
+        Request(target=TPU, dialect="ort"),
+        Request(target=CPU, format="tflite", dialect="standard"),
+    ):
+        with pytest.raises(UsageError, match="is for ONNX, the format is tflite"):
+            plan(request, source(1, 4))
