@@ -352,6 +352,16 @@ def turned_the_other_way(graph: ir.Graph) -> None:
     adds[1].replace_input_with(1, tables[0])
 
 
+def key_elsewhere(graph: ir.Graph) -> None:
+    """Turn the key by the angles of other positions."""
+    chosen = before(graph[0], "Abs", [graph.inputs[1]], graph.inputs[1])
+    for product in [made(value) for value in made(node_of(graph, "Concat", 2).inputs[1]).inputs]:
+        row = made(product.inputs[1])
+        gather = made(row.inputs[0])
+        rows = before(product, "Gather", [gather.inputs[0], chosen], gather.outputs[0])
+        product.replace_input_with(1, before(product, "Reshape", [rows, row.inputs[1]], row.outputs[0]))
+
+
 def other_positions(graph: ir.Graph) -> None:
     """Take the sines of other positions than the cosines."""
     gather = node_of(graph, "Gather", 1)
@@ -433,6 +443,7 @@ NEAR: dict[str, tuple[Edit, str]] = {
     "the table sin is not in memory": (lazy_table, "multi-head"),
     "the halves of sin differ by more than the sign": (turned_the_other_way, "multi-head"),
     "cosine and sine of the query are of different positions": (other_positions, "multi-head"),
+    "query and key are turned by different angles": (key_elsewhere, "multi-head"),
     "the value past_value_0 comes from outside": (past_last, "multi-head"),
     "the key, which is to be rotary": (unrotated_key, "multi-head"),
     "what the softmax takes new_Mul": (scale_after_mask, "multi-head"),
