@@ -166,6 +166,13 @@ def export(
         list[str] | None, typer.Option(help="A dimension to keep dynamic, such as batch.")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Sub-models compiled at once; 0: one a core.", min=0)] = 0,
+    max_rss: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory that must do, such as 1GiB; beyond it the export ends."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what it will need, and write nothing.")
+    ] = False,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")] = Path("m4-bundle"),
     as_json: Json = False,
 ) -> None:
@@ -204,18 +211,34 @@ def export(
         dialect=dialect.value if dialect else None,
         scheme=scheme(precision, group_size, not asymmetric, method.value, tuple(keep or ()), bits_budget),
     )
-    _export(request, out, jobs, as_json)
+    _export(request, out, jobs, max_rss, dry_run, as_json)
 
 
-def _export(request: "Request", out: Path, jobs: int, as_json: bool) -> None:
-    """Compile with a progress bar on stderr, then show the bundle on stdout."""
+def _export(
+    request: "Request", out: Path, jobs: int, max_rss: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Compile with a progress bar on stderr, then show the bundle on stdout; ``dry_run``: show what that needs alone."""
     import dataclasses
 
     from m4c.compile import compile_bundle
+    from m4c.memory_limit import limited, size
+    from m4c.resources import estimate, require_disk, room
     from m4c.selection import selected_submodels
     from m4c.terminal import ProgressBar, show_bundle, show_json
 
-    with ProgressBar(1 if request.model else len(selected_submodels(request.submodels))) as progress:
+    limit = size(max_rss) if max_rss else None
+    if limit or dry_run or not room(request, out):
+        found = estimate(request, jobs, limit)
+        if limit or dry_run:
+            sys.stderr.write(f"{found}\n")
+        require_disk(out, found.disk_bytes)
+        jobs = found.jobs
+        if dry_run:
+            if as_json:
+                show_json(dataclasses.asdict(found))
+            return
+    bar = ProgressBar(1 if request.model else len(selected_submodels(request.submodels)))
+    with limited(limit), bar as progress:
         manifest = compile_bundle(request, out, progress, jobs)
     if as_json:
         show_json({"bundle": str(out), **dataclasses.asdict(manifest)})

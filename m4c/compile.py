@@ -81,21 +81,8 @@ def _once(request: Request, folder: Path, name: str, progress: Progress) -> Subm
 
 def compile_submodel(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
     """Compile the selected graphs of one sub-model into ``folder``; they share one file of weights."""
-    from m4c.checkpoints.random import random_weights
-    from m4c.match import match
-    from m4c.models import build
-    from m4c.skeleton import skeleton
-
     progress.stage(name, "build")
-    path = _weights_path(request.weights, name)
-    with skeleton():
-        submodel = build(name, request.preset, path)
-    checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
-    weights = match(submodel, checkpoint)
-    sources = [
-        TorchSource(graph, weights, request.dynamic)
-        for graph in selected_graphs(request.submodels, submodel, request.dialect or "")
-    ]
+    submodel, path, sources = open_sources(request, name)
     graphs = compile_sources(request, sources, folder / "graphs" / name, folder, progress)
     progress.completed(name)
     return SubmodelRecord(
@@ -110,6 +97,25 @@ def compile_submodel(request: Request, folder: Path, name: str, progress: Progre
         host=submodel.host(path) if submodel.host and path and path.is_dir() else {},
         graphs=graphs,
     )
+
+
+def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, list[Any]]:
+    """Return a sub-model without weights, its checkpoint, and the sources that are selected of it."""
+    from m4c.checkpoints.random import random_weights
+    from m4c.match import match
+    from m4c.models import build
+    from m4c.skeleton import skeleton
+
+    path = _weights_path(request.weights, name)
+    with skeleton():
+        submodel = build(name, request.preset, path)
+    checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
+    weights = match(submodel, checkpoint)
+    sources = [
+        TorchSource(graph, weights, request.dynamic)
+        for graph in selected_graphs(request.submodels, submodel, request.dialect or "")
+    ]
+    return submodel, path, sources
 
 
 def _compile_onnx(request: Request, path: Path, folder: Path, progress: Progress) -> SubmodelRecord:
@@ -173,7 +179,7 @@ def _build(
     samples = samples_for(source, request.calibration, request.seed) if calibrated else None
     step = partial(progress.step, source.name)
     with tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
-        pipeline = _pipeline(request, planned, samples, Path(workspace), step)
+        pipeline = pipeline_for(request, planned, samples, Path(workspace), step)
         progress.stage(source.name, "passes" if samples is None else "calibrate")
         model, _ = pipeline.run(captured)
         progress.stage(source.name, "emit")
@@ -194,7 +200,7 @@ def _build(
     )
 
 
-def _pipeline(
+def pipeline_for(
     request: Request, planned: Plan, samples: Samples | None, workspace: Path, step: Step
 ) -> Pipeline:
     """Return the passes of a plan."""

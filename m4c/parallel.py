@@ -47,7 +47,7 @@ def in_processes(work: Work[Result], items: Sequence[str], progress: Progress, j
     Raises:
         UsageError: if the system kills a process.
     """
-    jobs = min(jobs or os.cpu_count() or 1, len(items))
+    jobs = processes(jobs, len(items))
     if jobs <= 1:
         return [work(item, progress) for item in items]
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
@@ -78,11 +78,25 @@ def in_processes(work: Work[Result], items: Sequence[str], progress: Progress, j
         listener.join()
 
 
+def processes(jobs: int, items: int) -> int:
+    """Return how many processes do ``items`` things when ``jobs`` (0: one a core) are wanted."""
+    return min(jobs or os.cpu_count() or 1, items)
+
+
 def _start(queue: Queue, threads: int) -> None:
-    """Set a worker up: its queue, and its share of the cores."""
+    """Set a worker up: its queue, and its share of the cores. It ends when the process that started it is killed."""
     global _queue
     _queue = queue
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def _outlive_nobody() -> None:
+    """End this process as soon as its parent has ended: another export may begin to write what it writes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(work: Work[Result], item: str) -> Result:

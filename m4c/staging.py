@@ -37,9 +37,8 @@ def request_key(request: Request, out: Path, tools: Sequence[str]) -> str:
     They tell the request, m4c itself, the versions of ``tools``, and path, size and time of change of every file that is read.
     Nothing at or beside ``out`` with its name counts as such.
     """
-    own = [path for path in _walk(Path(m4c.__file__).parent) if path.suffix == ".py"]
     read = [path for path in (request.weights, request.calibration and Path(request.calibration)) if path]
-    given = [file for path in read for file in _files(path)]
+    given = [file for path in read for file in files(path)]
     if request.model is not None:  # its weights may lie beside it
         given += [p for p in request.model.resolve().parent.iterdir() if p.is_file() and p.name[0] != "."]
     mine = str(out.resolve())
@@ -47,10 +46,15 @@ def request_key(request: Request, out: Path, tools: Sequence[str]) -> str:
         "request": {
             field.name: _plain(getattr(request, field.name)) for field in dataclasses.fields(request)
         },
-        "tools": {tool: importlib.metadata.version(tool) for tool in tools},
-        "files": sorted(_stat(p) for p in (*own, *given) if not str(p.resolve()).startswith(mine)),
+        "tools": {"m4c": m4c.__version__} | {tool: importlib.metadata.version(tool) for tool in tools},
+        "files": sorted(_stat(p) for p in (*_own(), *given) if not str(p.resolve()).startswith(mine)),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _own() -> list[Path]:
+    """Return the files of m4c itself: another state of them may make other bytes under the same version."""
+    return [path for path in _walk(Path(m4c.__file__).parent) if path.suffix == ".py"]
 
 
 def _plain(value: object) -> object:
@@ -66,7 +70,7 @@ def _plain(value: object) -> object:
             return value
 
 
-def _files(path: Path) -> list[Path]:
+def files(path: Path) -> list[Path]:
     """Return the file ``path``, or all files of that folder; hidden ones, which hold no weights, are left out."""
     if not path.is_dir():
         return [path] if path.exists() else []

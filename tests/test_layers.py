@@ -19,7 +19,7 @@ LAYERS = (
     "models selection checkpoints match stamping repeat capture eager trace source calibration",
     "passes targets",
     "operator_reports",
-    "segments read_back request staging kernels verify artifact genai compile selftest routes terminal",
+    "segments read_back request staging resources memory_limit kernels verify artifact genai compile selftest routes terminal",
     "cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""

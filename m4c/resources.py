@@ -1,0 +1,259 @@
+"""What an export will need: memory, disk and time, from the shapes of its graphs; no weight is read for it.
+
+Every graph is captured and goes through its passes, as weights are lazy there, and is written with a file of weights that only
+counts. So sizes are those of the export itself, but for integers, whose passes need samples: these are told from the floats.
+"""
+
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from m4c.ahead import AHEAD, workers
+from m4c.compile import open_sources, pipeline_for
+from m4c.errors import UsageError
+from m4c.parallel import in_processes, processes
+from m4c.precisions import INTEGER
+from m4c.progress import Progress, Silent
+from m4c.request import Request, plan
+from m4c.segments import SEGMENT_BYTES
+from m4c.selection import selected_submodels
+from m4c.source import OnnxSource, Source
+from m4c.staging import files
+from m4c.targets.emit_onnx import to_onnx, weight_bytes
+from m4c.weight_file import ALIGNMENT, PIECE, WeightFile
+from m4c.weight_file import Progress as Written
+from m4c.weights import CONSTANT_BYTES, divisible
+
+BASE = 450 << 20
+"""Resident bytes of a process that exported next to nothing: Python, torch, transformers, ONNX Runtime. m4-nano's projection
+took 464 MiB (torch 2.13, transformers 5.23, onnxruntime 1.32, Linux x86-64)."""
+
+PARENT = 150 << 20
+"""Resident bytes of the process that starts others: no torch in it."""
+
+PER_GRAPH = 8 << 20
+"""What each graph leaves in the process: all of m4-nano took 602 MiB in one, its projection alone 464."""
+
+PER_NODE = 100_000
+"""Bytes of a captured node with its metadata and all that passes make of it: a backbone of 1.1 billion weights took 85 MiB."""
+
+COPIES = 4
+"""How often verification holds the weights of a segment: read, packed by the runtime, and the same of its reference."""
+
+RATE = 80e6
+"""Bytes of weights as stored that are written and verified in a second, by two cores."""
+
+START_SECONDS, GRAPH_SECONDS = 6.0, 4.0
+"""Seconds to import everything, and to capture and verify a graph of next to no weights."""
+
+NODE_BYTES = 300
+"""Bytes of an operator in a TFLite file, its tensors included."""
+
+MANIFEST_BYTES, GRAPH_BYTES, PORT_BYTES = 2000, 450, 280
+"""Bytes of the manifest, and what each graph and each port add to it."""
+
+TEMPORARY = 16 << 20
+"""Bytes on disk beside the bundle itself: the graphs of segments."""
+
+
+SMALL, LARGE = 1 << 30, 50 << 30
+"""Bytes on disk that all of m4-nano, and all of m4, never reach in any precision."""
+
+FROM_PACKED = 9
+"""Bytes that one of a checkpoint can become: 4-bit weights in float32, and a little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What one sub-model needs, in bytes and seconds; ``peak_bytes`` in a process of its own."""
+
+    peak_bytes: int
+    output_bytes: int
+    graphs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What an export needs with ``jobs`` processes; ``disk_bytes`` is the free space, with what is temporary."""
+
+    peak_bytes: int
+    disk_bytes: int
+    output_bytes: int
+    seconds: float
+    jobs: int
+
+    def __str__(self) -> str:
+        """Return it as a line for people."""
+        return (
+            f"needs about {self.peak_bytes >> 20} MiB of memory with {self.jobs} job{'s' * (self.jobs > 1)}, "
+            f"{self.disk_bytes / 1e6:.0f} MB of free disk and {self.seconds:.0f} s; "
+            f"the bundle will have {self.output_bytes / 1e6:.1f} MB"
+        )
+
+
+def estimate(request: Request, jobs: int, limit: int | None = None) -> Estimate:
+    """Return what ``request`` needs with as many as ``jobs`` processes (0: one a core), or fewer that fit into ``limit`` bytes.
+
+    Raises:
+        UsageError: if not even one process fits.
+    """
+    needs = _needs(request, jobs)
+    most = processes(jobs, len(needs))
+    if limit is None:
+        return _together(needs, most)
+    for count in range(most, 0, -1):
+        found = _together(needs, count)
+        if found.peak_bytes <= limit:
+            return found
+    raise UsageError(
+        f"the export needs about {found.peak_bytes >> 20} MiB of memory, the limit is {limit >> 20} MiB",
+        fix=f"give at least --max-rss {math.ceil(found.peak_bytes / (1 << 20))}MiB, or export fewer sub-models",
+    )
+
+
+def _needs(request: Request, jobs: int) -> list[Need]:
+    """Return what each sub-model needs."""
+    if request.model is not None:
+        return [_need(request, [OnnxSource(request.model)])]
+    return in_processes(partial(_submodel, request), selected_submodels(request.submodels), Silent(), jobs)
+
+
+def _together(needs: list[Need], jobs: int) -> Estimate:
+    """Return what sub-models need, ``jobs`` at once: the largest may meet."""
+    peaks = sorted((need.peak_bytes for need in needs), reverse=True)
+    graphs = sum(need.graphs for need in needs)
+    peak = peaks[0] + PER_GRAPH * graphs if jobs == 1 else PARENT + sum(peaks[:jobs])
+    output = MANIFEST_BYTES + sum(need.output_bytes for need in needs)
+    seconds = START_SECONDS + max(
+        sum(need.seconds for need in needs) / jobs, max(need.seconds for need in needs)
+    )
+    return Estimate(peak, output + TEMPORARY, output, seconds, jobs)
+
+
+def _submodel(request: Request, name: str, _progress: Progress) -> Need:
+    """Return what a sub-model needs."""
+    submodel, path, sources = open_sources(request, name)
+    found = _need(request, sources)
+    assets = [path / asset for asset in submodel.assets] if path else []
+    copied = sum(asset.stat().st_size for asset in assets if asset.is_file())
+    return Need(found.peak_bytes, found.output_bytes + copied, found.graphs, found.seconds)
+
+
+class _Tally(WeightFile):
+    """A file of weights that only counts."""
+
+    def __init__(self, path: Path) -> None:
+        """Count from nothing; ``path`` is where the weights would be."""
+        self.path = path
+        self.end = 0
+        self._places: dict[tuple[object, ...], tuple[int, int]] = {}
+
+    def put(
+        self, tensor: ir.TensorProtocol, progress: Written = lambda _: None, key: str = ""
+    ) -> tuple[int, int]:
+        """Return where ``tensor`` would be: equal names, dtypes and shapes count as equal."""
+        identity = (tensor.name, tensor.dtype, tuple(tensor.shape.numpy()))
+        if identity not in self._places:
+            offset = self.end + -self.end % ALIGNMENT
+            self._places[identity] = offset, tensor.nbytes
+            self.end = offset + tensor.nbytes
+        return self._places[identity]
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
+def _need(request: Request, sources: list[Any]) -> Need:
+    """Return what graphs of a sub-model need that are compiled one after the other."""
+    output, peak, read = 0, BASE, 0
+    with tempfile.TemporaryDirectory(prefix="m4c-") as folder:
+        tally = _Tally(Path(folder) / "weights.bin")
+        for source in sources:
+            planned = plan(request, source)
+            captured = source.capture()
+            read += weight_bytes(captured)
+            model, _ = pipeline_for(request, planned, None, Path(folder), _told).run(captured)
+            shrink = 4 if planned.precision in INTEGER else 1
+            if planned.format == "onnx" and shrink == 1:
+                path = Path(folder) / "graph.onnx"
+                to_onnx(model, path, tally)
+                output += path.stat().st_size
+            else:
+                output += weight_bytes(model) // shrink + NODE_BYTES * sum(1 for _ in model.graph)
+            output += _vector_bytes(request, source)
+            peak = max(peak, _peak(model))
+    seconds = GRAPH_SECONDS * len(sources) + read / RATE
+    return Need(peak, output + tally.end, len(sources), seconds)
+
+
+def _told(_done: int, _total: int) -> None:
+    """Tell nobody of progress."""
+
+
+def _peak(model: ir.Model) -> int:
+    """Return the resident bytes of a process while it compiles ``model``."""
+    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    weights = [tensor for tensor in tensors if tensor.nbytes > CONSTANT_BYTES]
+    total = sum(tensor.nbytes for tensor in weights)
+    largest = max((tensor.nbytes for tensor in weights), default=0)
+    whole = max((_as_floats(tensor) for tensor in weights if not divisible(tensor)), default=0)
+    flying = min(total, workers() * (1 + AHEAD) * 2 * PIECE)
+    segment = max(min(total, SEGMENT_BYTES), largest)
+    nodes = sum(1 for _ in model.graph)
+    return BASE + PER_NODE * nodes + flying + max(COPIES * segment, 2 * whole)
+
+
+def _as_floats(tensor: ir.TensorProtocol) -> int:
+    """Return the bytes of a tensor in float32."""
+    return 4 * math.prod(tensor.shape.numpy())
+
+
+def _vector_bytes(request: Request, source: Source) -> int:
+    """Return the bytes of a test vector, and of what the manifest tells of the graph."""
+    inputs = source.sample(request.seed)
+    sizes: dict[str, int] = {}
+    for port in source.inputs:
+        pairs = zip(port.shape, inputs[port.name].shape, strict=True)
+        sizes |= {name: size for name, size in pairs if isinstance(name, str)}
+    made = sum(math.prod(port.sized(sizes)) * 4 for port in source.outputs)
+    ports = len(source.inputs) + len(source.outputs)
+    return sum(value.nbytes for value in inputs.values()) + made + GRAPH_BYTES + PORT_BYTES * ports
+
+
+def room(request: Request, out: Path) -> bool:
+    """Return whether so much disk is free that nobody needs to count: more than any preset, or its checkpoint, can become."""
+    small = request.preset == "m4-nano" and request.weights is None and request.model is None
+    given = sum(
+        file.stat().st_size for path in (request.weights, request.model) if path for file in files(path)
+    )
+    return _free(out) > (SMALL if small else LARGE + FROM_PACKED * given)
+
+
+def require_disk(out: Path, needed: int) -> None:
+    """Raise unless ``needed`` bytes are free where ``out`` will be.
+
+    Raises:
+        UsageError: if there is less.
+    """
+    free = _free(out)
+    if free < needed:
+        raise UsageError(
+            f"the export needs {needed / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free",
+            where=str(out),
+            fix="free some, or give -o a folder on another disk",
+        )
+
+
+def _free(out: Path) -> int:
+    """Return the free bytes where ``out`` will be; what an earlier export left there counts as free."""
+    final = out.resolve()
+    folder = next(parent for parent in final.parents if parent.is_dir())
+    left = final.parent.glob(f"{final.name}.partial-*/**/*") if final.parent.is_dir() else ()
+    return shutil.disk_usage(folder).free + sum(path.stat().st_size for path in left if path.is_file())
