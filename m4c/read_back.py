@@ -76,7 +76,7 @@ def _turned(node: ir.Node) -> BlockwiseWeight:
         )
         scale = np.ascontiguousarray(array(scales).reshape(groups, outputs).T)
         made = unsigned(codes, (inputs, outputs)), scale, zero
-        return Blocks(*(torch.from_numpy(np.ascontiguousarray(values[span])) for values in made))
+        return Blocks(*(torch.from_numpy(np.array(values[span], order="C")) for values in made))
 
     return BlockwiseWeight(name, (outputs, inputs), grid, rows, _order(node, name), step=outputs)
 

@@ -52,7 +52,7 @@ class Stored:
         return values
 
     def weight(self, order: Array | None = None, step: int | None = 3) -> BlockwiseWeight:
-        return BlockwiseWeight("w", self.codes.shape, self.grid, self, order, step)  # type: ignore[arg-type]
+        return BlockwiseWeight("w", self.codes.shape, self.grid, self, order, step)
 
 
 def unpacked(data: Array, bits: int, count: int) -> list[int]:

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from m4c.eager import run_eager, streamed
 from m4c.errors import Bug, CheckpointError
-from m4c.models.graph import Submodel
+from m4c.models.graph import Port, Submodel
 from m4c.skeleton import skeleton
 from m4c.weights import Array, lazy
 from tests.two_layers import TwoLayers, Whole, graph_of, sample, tiny, weights_of
@@ -143,6 +143,87 @@ def test_contexts_may_be_nested(whole: Submodel, fake: TwoLayers, rng: np.random
     torch.testing.assert_close(outer, again, rtol=0, atol=0)
     torch.testing.assert_close(outer, whole.source(x), rtol=0, atol=0)
     assert not torch.allclose(outer, inner)
+
+
+class Tables(nn.Module):
+    """An embedding, and linear layers with and without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(30, 8)
+        self.up = nn.Linear(8, 160, bias=False)
+        self.down = nn.Linear(160, 8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        made: Tensor = self.down(torch.relu(self.up(self.table(ids))))
+        return made
+
+
+def parts_of(source: nn.Module, read: list[tuple[str, slice]]) -> dict[str, ir.TensorProtocol]:
+    """Return weights that cannot be read whole, with what was ``read``."""
+
+    def divided(name: str, values: Array) -> ir.TensorProtocol:
+        def whole() -> Array:
+            raise AssertionError(name)
+
+        def some(rows: slice) -> Array:
+            read.append((name, rows))
+            return values[rows]
+
+        return lazy(name, ir.DataType.FLOAT, values.shape, whole, some)
+
+    held = {name: value.numpy().copy() for name, value in source.state_dict().items()}
+    return {name: divided(name, v) if v.ndim == 2 else lazy_of(name, v) for name, v in held.items()}
+
+
+def lazy_of(name: str, values: Array) -> ir.TensorProtocol:
+    return lazy(name, ir.DataType.FLOAT, values.shape, lambda: values)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 400])
+def test_weights_in_parts_compute_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("m4c.eager.PART", size)
+    torch.manual_seed(0)
+    real = Tables()
+    with skeleton():
+        source = Tables()
+    read: list[tuple[str, slice]] = []
+    ids = np.array([[3, 3, 29], [0, 7, 3]])
+    outputs = (Port("y", "float32", (2, 3, 8), "any"),)
+    graph = graph_of(Whole(source), (Port("ids", "int64", (2, 3), "any"),), outputs)
+    found = run_eager(graph, parts_of(real, read), {"ids": ids})["y"]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, real(torch.from_numpy(ids)).numpy(), rtol=1e-5, atol=1e-6)
+    rows = [rows.start for name, rows in read if name == "table.weight"]
+    assert rows == [0, 3, 7, 29]  # those that are named, once
+    for name, outputs_ in (("up.weight", 160), ("down.weight", 8)):
+        spans = sorted((r.start, r.stop) for n, r in read if n == name)
+        assert (len(spans) > 1) == (size == 400)
+        assert [i for start, stop in spans for i in range(start, stop)] == list(range(outputs_))
+    assert is_fake(source)
+    assert all("forward" not in vars(module) for module in source.modules())
+
+
+class Doubling(nn.Linear):
+    """Is a linear layer and something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+def test_a_layer_that_is_more_than_linear_computes_as_it_does(rng: np.random.Generator) -> None:
+    real = Doubling(8, 8)
+    with skeleton():
+        source = Doubling(8, 8)
+    held = {n: v.numpy().copy() for n, v in real.state_dict().items()}
+    weights = {
+        n: lazy(n, ir.DataType.FLOAT, v.shape, lambda v=v: v, lambda rows, v=v: v[rows])  # type: ignore[misc]
+        for n, v in held.items()
+    }
+    inputs = sample(rng, {"batch": 1})
+    found = run_eager(graph_of(Whole(source)), weights, inputs)["y"]
+    with torch.no_grad():
+        np.testing.assert_array_equal(found, real(torch.from_numpy(inputs["x"])).numpy())
 
 
 class Normed(nn.Module):

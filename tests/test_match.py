@@ -9,9 +9,9 @@ import pytest
 from torch import nn
 
 from m4c.errors import CheckpointError
-from m4c.match import match
+from m4c.match import _as, match
 from m4c.models.graph import Submodel
-from m4c.weights import Array, array, lazy
+from m4c.weights import Array, array, divisible, lazy, part
 from tests.two_layers import stored, tiny, weights_of
 
 
@@ -170,3 +170,56 @@ def test_counters_of_training_may_be_missing() -> None:
     weights = weights_of(norm.source)
     del weights["0.num_batches_tracked"]
     assert set(match(norm, weights)) == set(weights)
+
+
+@pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_every_half_becomes_the_same_float(kind: type, mapped: bool) -> None:
+    """All 65536 of them but those that are not numbers, written to or not, in any order in memory."""
+    every: Array = np.arange(1 << 16, dtype=np.uint16).view(kind)
+    every = every[~np.isnan(every.astype(np.float32))]
+    for values in (every, every[::2], every[: len(every) // 8 * 8].reshape(-1, 8).T):
+        held = values.copy(order="K")
+        held.flags.writeable = not mapped
+        found = _as(held, np.dtype(np.float32))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, held.astype(np.float32))
+
+
+def test_other_dtypes_are_left_or_converted() -> None:
+    integers = np.array([-3, 4], np.int16)
+    assert _as(integers, np.dtype(np.float32)).tolist() == [-3, 4]
+    floats = np.array([1.5, 2], np.float32)
+    assert _as(floats, np.dtype(np.float32)) is floats
+    assert _as(floats, np.dtype(np.float16)).dtype == np.float16
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_parts_are_converted_and_looked_at_alone(
+    kind: type, submodel: Submodel, weights: dict[str, ir.TensorProtocol]
+) -> None:
+    values = np.arange(1280).reshape(160, 8).astype(kind)
+    values[100, 3] = np.nan
+
+    def whole() -> Array:
+        raise AssertionError
+
+    dtype = ir.DataType.from_numpy(values.dtype)
+    weights["up.weight"] = lazy("up.weight", dtype, (160, 8), whole, lambda rows: values[rows])
+    found = match(submodel, weights)
+    assert divisible(found["up.weight"])
+    assert not divisible(found["down.weight"])
+    rows = part(found["up.weight"], slice(90, 100))
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, values[90:100].astype(np.float32))
+    with pytest.raises(CheckpointError, match=r"up\.weight holds values that are not numbers"):
+        part(found["up.weight"], slice(100, 101))
+
+
+def test_what_is_known_of_a_weight_stays_known(
+    submodel: Submodel, weights: dict[str, ir.TensorProtocol]
+) -> None:
+    known = object()
+    values = np.zeros((160, 8), np.float16)
+    weights["up.weight"] = lazy("other", ir.DataType.FLOAT16, (160, 8), lambda: values, origin=known)
+    assert getattr(match(submodel, weights)["up.weight"], "origin", None) is known

@@ -85,6 +85,70 @@ def test_an_error_leaves_no_half_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def in_parts(values: Array, step: int, dtype: ir.DataType | None = None) -> ir.LazyTensor:
+    """Return a tensor that can only be read in parts."""
+
+    def whole() -> Array:
+        raise AssertionError
+
+    kind = dtype or ir.DataType.from_numpy(values.dtype)
+    return lazy("w", kind, values.shape, whole, lambda rows: values[rows], step=step)
+
+
+@pytest.mark.parametrize("step", [1, 7, 50, 1000])
+def test_what_is_put_in_pieces_is_as_if_put_whole(
+    step: int, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    values = rng.standard_normal((50, 40)).astype(np.float32)
+    done: list[int] = []
+    with WeightFile(tmp_path / "w.bin") as file:
+        place = file.put(in_parts(values, step), done.append)
+        assert file.put(tensor(values)) == place == (0, 8000)
+    assert (tmp_path / "w.bin").read_bytes() == values.tobytes()
+    assert sum(done[: -(-50 // step)]) == 8000
+
+
+def test_nibbles_in_pieces(tmp_path: Path) -> None:
+    values = np.arange(-8, 8).reshape(8, 2).astype(ml_dtypes.int4)
+    with WeightFile(tmp_path / "w.bin") as file:
+        assert file.put(in_parts(values, 3, ir.DataType.INT4)) == (0, 8)
+    assert (tmp_path / "w.bin").read_bytes() == bytes.fromhex("98badcfe10325476")
+
+
+def test_pieces_without_a_step_are_of_some_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setattr("m4c.weight_file.PIECE", 1000)
+    values, read = rng.standard_normal((50, 40)).astype(np.float32), list[slice]()
+
+    def some(rows: slice) -> Array:
+        read.append(rows)
+        return values[rows]
+
+    with WeightFile(tmp_path / "w.bin") as file:
+        file.put(lazy("w", ir.DataType.FLOAT, (50, 40), lambda: values, some))
+    assert sorted((rows.start, rows.stop) for rows in read) == [(i, min(i + 6, 50)) for i in range(0, 50, 6)]
+    assert (tmp_path / "w.bin").read_bytes() == values.tobytes()
+
+
+def test_a_piece_that_fails_takes_the_others_back(tmp_path: Path) -> None:
+    values = np.ones((50, 40), np.float32)
+
+    def some(rows: slice) -> Array:
+        return values[rows] if rows.start < 40 else values[:1]
+
+    broken = lazy("w", ir.DataType.FLOAT, (50, 40), lambda: values, some, step=5)
+    with WeightFile(tmp_path / "w.bin") as file:
+        first = file.put(tensor(np.zeros(3, np.float32)))
+        with pytest.raises(Bug):
+            file.put(broken)
+        file.flush()
+        assert (tmp_path / "w.bin").stat().st_size == 12
+        assert file.put(tensor(values)) == (ALIGNMENT, 8000)
+    assert first == (0, 12)
+    assert (tmp_path / "w.bin").read_bytes()[ALIGNMENT:] == values.tobytes()
+
+
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"abc")  # the example of FIPS 180-4
     assert sha256(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

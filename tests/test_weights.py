@@ -6,16 +6,21 @@ import pytest
 from m4c.errors import Bug
 from m4c.weights import (
     Array,
+    Recipe,
     array,
     constant,
     derive,
+    divisible,
     hidden,
     is_weight,
     lazy,
+    part,
     register,
     small,
+    spans,
     stored,
     stored_value,
+    stretches,
 )
 
 
@@ -166,3 +171,71 @@ def test_hidden_weights_come_back_whatever_happens() -> None:
     assert lazily.const_value is tensor
     assert list(graph.initializers) == ["five"]
     assert reads.count == 0
+
+
+def rows_of(values: Array, step: int | None = None) -> tuple[Recipe, list[slice]]:
+    """Return a recipe that can be read in parts, and the parts that were read."""
+    read: list[slice] = []
+
+    def some(rows: slice) -> Array:
+        read.append(rows)
+        return values[rows]
+
+    def whole() -> Array:
+        raise AssertionError
+
+    return lazy("w", ir.DataType.from_numpy(values.dtype), values.shape, whole, some, step=step), read
+
+
+def test_a_part_is_read_without_the_rest() -> None:
+    tensor, read = rows_of(np.arange(20, dtype=np.float32).reshape(10, 2))
+    assert divisible(tensor)
+    assert part(tensor, slice(3, 5)).tolist() == [[6, 7], [8, 9]]
+    assert read == [slice(3, 5)]
+
+
+def test_a_part_of_what_cannot_be_divided_is_cut_out() -> None:
+    values = np.arange(20, dtype=np.float32).reshape(10, 2)
+    tensor, reads = weight(values)
+    assert not divisible(tensor)
+    assert not divisible(ir.tensor(values))
+    for one in (tensor, ir.tensor(values)):
+        np.testing.assert_array_equal(part(one, slice(3, 5)), values[3:5])
+    assert reads.count == 1
+
+
+@pytest.mark.parametrize("given", [np.zeros((1, 2), np.float32), np.zeros((2, 2), np.float64)])
+def test_a_part_must_keep_the_promise_too(given: Array) -> None:
+    tensor = lazy("w", ir.DataType.FLOAT, (10, 2), lambda: np.zeros((10, 2), np.float32), lambda rows: given)
+    with pytest.raises(Bug, match=r"declared was float32\[2, 2\]"):
+        part(tensor, slice(3, 5))
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"), [(80, [10]), (79, [9, 1]), (24, [3, 3, 3, 1]), (8, [1] * 10), (1, [1] * 10)]
+)
+def test_stretches_have_about_so_many_bytes(size: int, rows: list[int]) -> None:
+    tensor, read = rows_of(np.zeros((10, 2), np.float32))
+    found = stretches(tensor, size)
+    assert [s.stop - s.start for s in found] == rows
+    assert [i for s in found for i in range(s.start, s.stop)] == list(range(10))
+    assert not read
+
+
+def test_a_recipe_may_say_how_many_rows_are_best() -> None:
+    tensor, _ = rows_of(np.zeros((10, 2), np.float32), step=4)
+    for size in (1, 1000):
+        assert stretches(tensor, size) == [slice(0, 4), slice(4, 8), slice(8, 10)]
+
+
+@pytest.mark.parametrize("shape", [(10, 2), (), (0, 3)])
+def test_what_cannot_be_divided_is_one_stretch(shape: tuple[int, ...]) -> None:
+    tensor, _ = weight(np.zeros(shape, np.float32))
+    assert stretches(tensor, 1) == [slice(0, shape[0] if shape else 1)]
+
+
+def test_spans() -> None:
+    assert spans(7, 3) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert spans(6, 3) == [slice(0, 3), slice(3, 6)]
+    assert spans(2, 3) == [slice(0, 2)]
+    assert spans(0, 3) == []

@@ -1,5 +1,6 @@
 import hashlib
 import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from m4c.checkpoints.random import SPREAD, random_weights
 from m4c.models import build
 from m4c.skeleton import skeleton
-from m4c.weights import Array, array
+from m4c.weights import Array, array, divisible, part
 
 GOLDEN = {
     "0.weight": "6c0c2fa8262fbeff420db332ea40c469502a5ec2d6a41a50646a124e6a7dd7a3",
@@ -135,3 +136,28 @@ def test_a_weight_is_made_in_little_more_than_its_own_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1.5 * size
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Linear(48, 30), lambda: nn.Embedding(30, 8), lambda: nn.Conv1d(4, 30, 6)]
+)
+def test_parts_are_those_of_the_whole(make: Callable[[], nn.Module]) -> None:
+    tensor = random_weights(make(), 3)["weight"]
+    values = array(tensor)
+    assert divisible(tensor)
+    for rows in (slice(0, 30), slice(0, 1), slice(29, 30), slice(7, 19)):
+        np.testing.assert_array_equal(part(tensor, rows), values[rows])
+
+
+def test_rows_that_begin_within_a_step_are_not_read_alone() -> None:
+    tensor = random_weights(nn.Linear(12, 30), 3)["weight"]
+    assert not divisible(tensor)
+    np.testing.assert_array_equal(part(tensor, slice(5, 9)), array(tensor)[5:9])
+
+
+def test_parts_of_what_is_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor = random_weights(nn.Linear(48, 30), 3)["weight"]
+    expected = array(tensor).copy()
+    monkeypatch.setattr("m4c.checkpoints.random.PIECE", 100)
+    np.testing.assert_array_equal(array(tensor), expected)
+    np.testing.assert_array_equal(part(tensor, slice(7, 19)), expected[7:19])

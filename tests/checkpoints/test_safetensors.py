@@ -14,7 +14,7 @@ from safetensors.torch import save_file as save_torch
 from m4c.checkpoints import open_checkpoint
 from m4c.checkpoints.safetensors import DTYPES
 from m4c.errors import CheckpointError
-from m4c.weights import array
+from m4c.weights import array, divisible, part
 
 
 def written(path: Path, header: dict[str, Any], data: bytes) -> Path:
@@ -205,3 +205,28 @@ def test_an_index_that_is_none(text: bytes, tmp_path: Path) -> None:
     path.write_bytes(text)
     with pytest.raises(CheckpointError, match="has no weight_map"):
         open_checkpoint(tmp_path)
+
+
+def test_rows_are_read_alone(tmp_path: Path, rng: np.random.Generator) -> None:
+    held: dict[str, np.ndarray] = {
+        "matrix": rng.standard_normal((30, 5)).astype(np.float32),
+        "half": rng.standard_normal((30, 2, 3)).astype(np.float16),
+        "vector": np.arange(30),
+        "narrow": np.zeros((30, 0), np.float32),
+        "scalar": np.array(2.5, np.float32),
+    }
+    save_file(held, tmp_path / "m.safetensors")
+    found = open_checkpoint(tmp_path)
+    assert not divisible(found.pop("scalar"))
+    for name, tensor in found.items():
+        assert divisible(tensor)
+        for rows in (slice(0, 30), slice(0, 1), slice(29, 30), slice(7, 19)):
+            np.testing.assert_array_equal(part(tensor, rows), held[name][rows], strict=True)
+
+
+def test_who_writes_to_what_was_read_does_not_write_to_the_file(tmp_path: Path) -> None:
+    save_file({"a": np.zeros((4, 4), np.float32)}, tmp_path / "m.safetensors")
+    tensor = open_checkpoint(tmp_path)["a"]
+    for read in (lambda: part(tensor, slice(1, 3)), lambda: array(tensor)):
+        read()[:] = 7
+        assert not array(tensor).any()
