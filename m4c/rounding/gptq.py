@@ -84,7 +84,8 @@ def feedback(hessian: Tensor, *, act_order: bool = False, damping: float = DAMPI
 def quantize(weight: Tensor, feedback: Feedback, grid: Grid) -> Blocks:
     """Quantize ``weight`` float32 (outputs, inputs), which is left alone; see :func:`gptq`."""
     inputs = weight.shape[1]
-    columns = weight.T.contiguous()  # (inputs, outputs): a column is read and written whole
+    # (inputs, outputs), so that a column is read and written whole
+    columns = weight.T.clone(memory_format=torch.contiguous_format)
     columns[feedback.dead] = 0
     work = _Work(columns, grid, grid.size(inputs), feedback.order)
     if feedback.order is not None:
@@ -112,7 +113,9 @@ class _Work:
 
     def search(self, group: int) -> None:
         """Find scales and zero points of a group."""
-        rows = self.columns[group * self.size : (group + 1) * self.size].T.contiguous()
+        rows = self.columns[group * self.size : (group + 1) * self.size].T.clone(
+            memory_format=torch.contiguous_format
+        )
         found = round_to_nearest(rows, Grid(self.grid.bits, None, self.grid.symmetric))
         self.scales[group], self.zeros[group] = found.scales[:, 0], found.zeros[:, 0]
 

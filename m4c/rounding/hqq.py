@@ -75,7 +75,7 @@ def _solve(values: Tensor, best: _Fit) -> _Fit:
 
     What is compared are fits as they will be stored, with integer zero points; from one to the next these stay as they are.
     """
-    error, going = best.error(values), torch.arange(len(values))
+    error, going = _neighbours(values, best), torch.arange(len(values))
     fit, threshold = best, THRESHOLD
     for _ in range(ITERATIONS):
         stored, fit = _next(values, fit, threshold)
@@ -87,6 +87,29 @@ def _solve(values: Tensor, best: _Fit) -> _Fit:
         best.scale[going], best.zero[going] = stored.scale[better], stored.zero[better]
         threshold *= DECAY
     return best
+
+
+def _neighbours(values: Tensor, best: _Fit) -> Tensor:
+    """Move ``best`` to the zero point beside where that is better, and return its error (groups, 1).
+
+    What follows moves a zero point by less than a half at a time, which rounding would undo.
+    """
+    error = best.error(values)
+    begin = best.zero.clone()
+    for beside in () if best.grid.symmetric else (begin - 1, begin + 1):
+        fit = _Fit(best.grid, torch.ones_like(begin), beside.clamp_(0, best.grid.top))
+        wrong = values - (fit.codes(values) - fit.zero)
+        fit = _Fit(
+            best.grid, _scale(values - _shrunk(wrong, THRESHOLD), fit.codes(values) - fit.zero), fit.zero
+        )
+        found = fit.error(values)
+        better = (found < error).view(-1)
+        error[better], best.scale[better], best.zero[better] = (
+            found[better],
+            fit.scale[better],
+            fit.zero[better],
+        )
+    return error
 
 
 def _next(values: Tensor, fit: _Fit, threshold: float) -> tuple[_Fit, _Fit]:
