@@ -11,8 +11,8 @@ from tests.benchmarks.train_tiny_llama import CONTINUATION, PROMPT, VOCABULARY, 
 
 FOLDER = Path(__file__).parent / "assets" / "tiny_llama"
 LARGEST_BYTES = 6_000_000
-MEASURED_TOKENS = 16 * WINDOW
-MEASURED_PERPLEXITY = 18.805  # of the first MEASURED_TOKENS tokens of heldout.txt, float16 weights in float32
+MEASURED_TOKENS = 8 * WINDOW
+MEASURED_PERPLEXITY = 19.613  # of the first MEASURED_TOKENS tokens of heldout.txt, float16 weights in float32
 TOLERANCE = 1.02
 
 

@@ -9,7 +9,9 @@ import argparse
 import json
 import math
 import platform
+import shutil
 import sys
+import sysconfig
 import time
 from importlib import metadata
 from pathlib import Path
@@ -142,7 +144,7 @@ def train(model: LlamaForCausalLM, tokens: torch.Tensor, validation: torch.Tenso
 
 
 def save(out: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, held_out: str) -> None:
-    """Write the float16 weights, the configuration, the tokenizer and the held-out text to ``out``."""
+    """Write the float16 weights, the configuration, the tokenizer, the held-out text and its licence to ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     tokenizer.save(str(out / "tokenizer.json"))
@@ -157,6 +159,7 @@ def save(out: Path, model: LlamaForCausalLM, tokenizer: Tokenizer, held_out: str
     }
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     (out / "heldout.txt").write_text(held_out + "\n", encoding="utf-8")
+    shutil.copyfile(Path(sysconfig.get_path("stdlib")) / "LICENSE.txt", out / "LICENSE")
 
 
 CARD = """# tiny_llama
@@ -170,7 +173,7 @@ the perplexity of `heldout.txt` before and after shows what a quantization costs
 | weights | float16, trained as float32 with bfloat16 products |
 | tokenizer | byte-level BPE, {vocabulary} tokens with `{bos}` and `{eos}`; puts `{bos}` in front (onnxruntime-genai does not) |
 | context | trained on {window} tokens, 512 at most |
-| training | {best_step} steps of {batch} x {window} tokens, best on a validation text; {minutes:.0f} min on {threads} cores |
+| training | {best_step} steps of {batch} x {window} tokens, best on a validation text; {minutes:.0f} min, {threads} threads |
 | **held-out perplexity** | **{perplexity:.2f}** a token, {bits:.3f} bits a byte |
 
 The perplexity is of the whole `heldout.txt` ({held_tokens:,} tokens without `{bos}`) in windows of {window} tokens that do not
@@ -186,11 +189,11 @@ The likeliest token each time, after `{bos}` and "{prompt}":
 
 ## Text
 
-All text is of the Python {python} standard library, under the Python Software Foundation License Version 2
-(Copyright (c) 2001-2023 Python Software Foundation; All Rights Reserved): the language reference in `pydoc_data.topics` and
-the docstrings of its modules, {characters:,} characters, the topics {repeats} times. `heldout.txt` holds these topics whole,
-but for paragraphs that come twice: {held_topics}. A paragraph of the training text that shares {shared} words in a row with
-it, or with the validation text, was left out.
+All text is of the Python {python} standard library (`LICENSE` beside this file; copyright Python Software Foundation): the
+language reference in `pydoc_data.topics` and the docstrings of the modules, {characters:,} characters, the topics drawn
+{repeats} times as often. `heldout.txt` is these topics, less paragraphs that come twice:
+{held_topics}.
+A paragraph of the training text that shares {shared} words in a row with it, or with the validation text, was left out.
 
 The model knows the prose of the Python reference and nothing else; it is no use for anything but measuring.
 
@@ -200,8 +203,9 @@ The model knows the prose of the Python reference and nothing else; it is no use
 python -m tests.benchmarks.train_tiny_llama --out tests/assets/tiny_llama
 ```
 
-Seeded, so the same Python {python}, torch {torch}, tokenizers {tokenizers} and machine give the same weights. Another Python
-has another text: after training again, the numbers in `tests/test_tiny_llama.py` are measured again too.
+The random numbers are seeded; these weights are of Python {python}, torch {torch} and tokenizers {tokenizers}. Another Python
+has another text, and another machine rounds otherwise: after training again, measure the number in
+`tests/test_tiny_llama.py` again too.
 """
 
 
