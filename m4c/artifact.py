@@ -13,8 +13,8 @@ from m4c.bundle import GraphRecord, PortRecord, VerificationRecord, record_file
 from m4c.calibration import Samples
 from m4c.model import operator_counts
 from m4c.models.graph import Port
-from m4c.precisions import BITS
 from m4c.pipeline import Pipeline
+from m4c.precisions import BITS
 from m4c.request import Plan
 from m4c.source import Source, TorchSource
 from m4c.targets.emit_tflite import read_ports

@@ -251,23 +251,30 @@ def run(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     task: Annotated[str, typer.Option(help="The paper's number of the task: T32 is speech recognition.")],
     audio: Annotated[Path | None, typer.Option(help="A WAV file.")] = None,
+    text: Annotated[str | None, typer.Option(help="A prompt.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="The most tokens to write.", min=1)] = 64,
     as_json: Json = False,
 ) -> None:
     """Run a task over the artifacts of a bundle; the result alone goes to stdout."""
     from m4c.bundle import read_manifest
     from m4c.errors import UsageError
+    from m4c.routes.generate import generate
     from m4c.routes.transcribe import transcribe
     from m4c.tasks import require_task
     from m4c.terminal import show_json
 
-    require_task(task)
-    if audio is None:
-        raise UsageError(f"{task} needs --audio", fix="give the path of a WAV file")
-    text = transcribe(bundle, read_manifest(bundle), audio)
-    if as_json:
-        show_json({"task": task, "text": text})
+    wanted = require_task(task).takes
+    if (audio if wanted == "audio" else text) is None:
+        raise UsageError(f"{task} needs --{wanted}", fix=f"add --{wanted}")
+    manifest = read_manifest(bundle)
+    if audio is not None and wanted == "audio":
+        written = transcribe(bundle, manifest, audio)
     else:
-        sys.stdout.write(text + "\n")
+        written = generate(bundle, manifest, str(text), max_tokens).text
+    if as_json:
+        show_json({"task": task, "text": written})
+    else:
+        sys.stdout.write(written + "\n")
 
 
 @app.command()

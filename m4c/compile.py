@@ -33,7 +33,7 @@ from m4c.pipeline import Pipeline
 from m4c.precisions import BITS, INTEGER
 from m4c.progress import Progress
 from m4c.request import Plan, Request, fall_back, plan
-from m4c.scheme import Scheme
+from m4c.scheme import CALIBRATED, Scheme
 from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.staging import begin, read_finished, request_key, staged, write_finished
@@ -179,7 +179,10 @@ def _build(
     samples = samples_for(source, request.calibration, request.seed) if calibrated else None
     step = partial(progress.step, source.name)
     with tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
-        pipeline = pipeline_for(request, planned, samples, Path(workspace), step)
+        if planned.precision in BITS:
+            pipeline = _pipeline_for_weights(request, source, planned, Path(workspace), progress)
+        else:
+            pipeline = pipeline_for(request, planned, samples, Path(workspace), step)
         progress.stage(source.name, "passes" if samples is None else "calibrate")
         model, _ = pipeline.run(captured)
         progress.stage(source.name, "emit")
@@ -213,6 +216,24 @@ def pipeline_for(
         planned.format,
         Calibrate(samples.items, workspace, OBSERVERS[planned.precision], lambda done: step(done, 0)),
     )
+
+
+def _pipeline_for_weights(
+    request: Request, source: Source, planned: Plan, workspace: Path, progress: Progress
+) -> Pipeline:
+    """Return the passes of a plan whose weights alone are integers, after what has to be known of the weights for it."""
+    scheme = request.scheme or Scheme(BITS[planned.precision])
+    if not isinstance(source, TorchSource):
+        return for_weights(scheme, planned.dialect)
+    from m4c.weight_plan import grids_for, rounded_on_samples
+
+    if scheme.bits_budget is not None or scheme.method == CALIBRATED:
+        progress.stage(source.name, "weigh" if scheme.method != CALIBRATED else "round")
+    folder = _weights_path(request.weights, source.graph.submodel)
+    tokenizer = folder / "tokenizer.json" if folder is not None else None
+    grids = grids_for(source, scheme)
+    given = rounded_on_samples(source, scheme, grids, request.calibration, tokenizer, workspace, progress)
+    return for_weights(scheme, planned.dialect, given, grids)
 
 
 def _emit(model: ir.Model, planned: Plan, stem: Path, origin: str, weights: WeightFile, step: Step) -> Path:

@@ -37,8 +37,8 @@ took 464 MiB (torch 2.13, transformers 5.23, onnxruntime 1.32, Linux x86-64)."""
 PARENT = 150 << 20
 """Resident bytes of the process that starts others: no torch in it."""
 
-PER_GRAPH = 8 << 20
-"""What each graph leaves in the process: all of m4-nano took 602 MiB in one, its projection alone 464."""
+PER_GRAPH = 4 << 20
+"""What each graph leaves in the process: all 19 of m4-nano took 602 MiB in one, its projection alone 464."""
 
 PER_NODE = 100_000
 """Bytes of a captured node with its metadata and all that passes make of it: a backbone of 1.1 billion weights took 85 MiB."""

@@ -7,9 +7,10 @@ from fnmatch import fnmatchcase
 from m4c.blockwise import BlockwiseWeight, Grid, Method
 from m4c.errors import UsageError
 from m4c.precisions import BITS
+from m4c.rounding.hqq import half_quadratic
 from m4c.rounding.rtn import round_to_nearest
 
-METHODS: Mapping[str, Method] = {"rtn": round_to_nearest}
+METHODS: Mapping[str, Method] = {"rtn": round_to_nearest, "hqq": half_quadratic}
 """Methods that need the weights alone."""
 
 CALIBRATED = "gptq"

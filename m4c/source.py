@@ -206,13 +206,17 @@ class OnnxSource:
     def weight(self, name: str) -> ir.TensorProtocol:
         """Return an initializer of the file, turned around: outputs first, as torch stores matrices."""
         raise UnsupportedError(
-            "weights alone of an ONNX file are not quantized", where=self.name, fix="use --quantize int8, or none"
+            "weights alone of an ONNX file are not quantized",
+            where=self.name,
+            fix="use --quantize int8, or none",
         )
 
     def with_weights(self, changed: Mapping[str, ir.TensorProtocol]) -> "OnnxSource":
         """Refuse: the file is run as it is."""
         raise UnsupportedError(
-            "weights alone of an ONNX file are not quantized", where=self.name, fix="use --quantize int8, or none"
+            "weights alone of an ONNX file are not quantized",
+            where=self.name,
+            fix="use --quantize int8, or none",
         )
 
     def record(self, inputs: Mapping[str, Array], recorder: Recorder) -> None:

@@ -12,13 +12,17 @@ class Task:
     title: str
     graphs: tuple[str, ...]
     """In the order in which they run."""
+    takes: str = "text"
+    """The option of ``m4c run`` that gives its input."""
     genai: tuple[str, ...] = ()
     """Those that run instead in a bundle for onnxruntime-genai, if that has graphs of its own."""
 
 
 TASKS = {
-    "T1": Task("input word prediction", ("backbone/embed", "backbone/decoder"), ("backbone/model",)),
-    "T32": Task("speech recognition", ("aud_i_enc/encoder", "aud_i_enc/cross", "aud_i_enc/decoder")),
+    "T1": Task("input word prediction", ("backbone/embed", "backbone/decoder"), genai=("backbone/model",)),
+    "T32": Task(
+        "speech recognition", ("aud_i_enc/encoder", "aud_i_enc/cross", "aud_i_enc/decoder"), takes="audio"
+    ),
 }
 
 

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from m4c.blockwise import Grid
 from m4c.observers import MinMax, Observer, Percentile
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
 from m4c.passes.fold_weights import FoldWeights
 
-# from m4c.passes.fuse_attention import FuseAttention
-from m4c.passes.fuse_norms import FuseNorms
 # from m4c.passes.fuse_norms import FuseNorms
 from m4c.passes.fuse_attention import FuseAttention
+
+# from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
 from m4c.passes.pack_matmul import PackMatMul
 from m4c.passes.quantize_static import QuantizeStatic
@@ -46,9 +47,14 @@ def for_format(file_format: str, layer_norm: Form = "mean", dialect: str = "stan
     return canonical() if dialect == "standard" else canonical() | FuseAttention() | FuseNorms()
 
 
-def for_weights(scheme: Scheme, dialect: str, given: Given = MappingProxyType({})) -> Pipeline:
+def for_weights(
+    scheme: Scheme,
+    dialect: str,
+    given: Given = MappingProxyType({}),
+    grids: Mapping[str, Grid] = MappingProxyType({}),
+) -> Pipeline:
     """Return the passes of a build whose weights alone are integers."""
-    quantized = canonical() | QuantizeWeights(scheme, given)
+    quantized = canonical() | QuantizeWeights(scheme, given, grids)
     return quantized if dialect == "standard" else quantized | PackMatMul() | FuseAttention() | FuseNorms()
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     "errors record progress quiet numerics precisions model skeleton tasks host",
     "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners bundle",
     "pipeline quant qdq scales observers",
-    "models selection checkpoints match stamping repeat capture eager trace source calibration",
+    "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",
     "operator_reports",
     "segments read_back request staging resources memory_limit kernels verify artifact genai compile selftest routes terminal",
@@ -25,6 +25,7 @@ LAYERS = (
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
 
 PRIVATE = {
+    "os._exit": "the only way to end a process from a thread beside the main one",
     "torch._subclasses": "fake tensors have no public name yet",
 }
 """Private modules of others that are used, and why."""

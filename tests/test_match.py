@@ -198,7 +198,7 @@ def test_other_dtypes_are_left_or_converted() -> None:
 def test_parts_are_converted_and_looked_at_alone(
     kind: type, submodel: Submodel, weights: dict[str, ir.TensorProtocol]
 ) -> None:
-    values = np.arange(1280).reshape(160, 8).astype(kind)
+    values: Array = np.arange(1280).reshape(160, 8).astype(kind)
     values[100, 3] = np.nan
 
     def whole() -> Array:

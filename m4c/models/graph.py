@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from torch import nn
 
 Sizes = Mapping[str, int]
+FromTokens = Callable[
+    [tuple["Port", ...], Mapping[str, ir.TensorProtocol], np.ndarray], dict[str, np.ndarray]
+]
 Sample = Callable[[np.random.Generator, Sizes], dict[str, np.ndarray]]
 
 
@@ -70,6 +74,7 @@ class Graph:
     ``sizes`` gives each named dimension its size when it is static. ``dynamic`` names the dimensions that are dynamic in
     every capture (a cache grows), whatever the user asked for. ``sample`` makes sensible inputs for given sizes.
     ``repeats`` tells the equal blocks of a deep module. ``dialect`` is the only ONNX dialect that the graph is made for.
+    ``from_tokens`` makes inputs of token ids (batch, sequence), for calibration on text.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Graph:
     dynamic: frozenset[str] = frozenset()
     repeats: Repetition | None = None
     dialect: str = ""
+    from_tokens: FromTokens | None = None
 
     @property
     def submodel(self) -> str:

@@ -17,6 +17,7 @@ from m4c.models import llama_genai
 from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps
 from m4c.models.graph import Graph, GraphModule, Port, Repetition, Sizes, Submodel
 from m4c.models.llama_layers import CachedLayer, rotary_table
+from m4c.models.llama_samples import decoder_inputs, model_inputs
 from m4c.models.llama_sizes import PRESETS, HeadSizes, LlamaSizes, ProjectionSizes
 from m4c.skeleton import skeleton
 
@@ -198,6 +199,7 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
         sample,
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
+        from_tokens=decoder_inputs,
         repeats=Repetition("model.layers", config.layers, shortened),
     )
 
@@ -220,6 +222,7 @@ def _model_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Gra
         sample,
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
+        from_tokens=model_inputs,
         repeats=Repetition("model.layers", config.layers, shortened),
         dialect="genai",
     )

@@ -112,11 +112,11 @@ def spend(sensitivities: Iterable[Sensitivity], bits_budget: float) -> dict[str,
         )
     chosen = {name: hull[0] for name, hull in hulls.items()}
     steps = [(a, b) for hull in hulls.values() for a, b in pairwise(hull)]
-    for now, better in sorted(steps, key=lambda step: _slope(*step)):
-        # a matrix whose last improvement was too dear is not offered the next
+    for _, better in sorted(steps, key=lambda step: _slope(*step)):
+        # a matrix whose last improvement was too dear does not get the next, which is dearer still
         trial = {**spent, better.name: better.cost}
-        if chosen[now.name] is now and sum(trial.values()) <= budget:
-            chosen[now.name], spent = better, trial
+        if sum(trial.values()) <= budget:
+            chosen[better.name], spent = better, trial
     return {name: one.grid for name, one in chosen.items()}
 
 

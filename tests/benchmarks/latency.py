@@ -1,10 +1,10 @@
 """Compare the latency of two LLaMA graphs with a cache in ONNX Runtime, in turns in one process, so that the ratio is fair.
 
-    python -m tests.benchmarks.latency OURS.onnx THEIRS.onnx [--layers 22 --kv-heads 4 --head-dim 64 --threads 2]
+    python -m tests.benchmarks.latency OURS.onnx THEIRS.onnx [--kv-heads 4 --head-dim 64 --threads 2]
 
-Either graph takes ``input_ids`` and ``attention_mask`` (onnxruntime-genai's interface) or ``embeds``, ``positions`` and ``mask``
-(``backbone/decoder``, whose ``backbone/embed`` beside it is run and timed too). Prints the median of a prefill of 128 tokens and
-of a decoding step after them, their ratio, and how well the scores of the two agree.
+Either graph takes ``input_ids`` and ``attention_mask`` (onnxruntime-genai's interface) or ``embeds``, ``positions`` and
+``mask`` (``backbone/decoder``, whose ``backbone/embed`` beside it is run and timed too). Prints the median of a prefill of 128
+tokens and of a decoding step after them, their ratio, and how well the scores of the two agree.
 """
 
 import argparse
@@ -60,7 +60,9 @@ def _open(path: Path, threads: int) -> Any:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("graphs", type=Path, nargs=2)
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=64)

@@ -216,7 +216,7 @@ def test_rows_are_read_alone(tmp_path: Path, rng: np.random.Generator) -> None:
         "scalar": np.array(2.5, np.float32),
     }
     save_file(held, tmp_path / "m.safetensors")
-    found = open_checkpoint(tmp_path)
+    found = dict(open_checkpoint(tmp_path))
     assert not divisible(found.pop("scalar"))
     for name, tensor in found.items():
         assert divisible(tensor)
@@ -227,6 +227,6 @@ def test_rows_are_read_alone(tmp_path: Path, rng: np.random.Generator) -> None:
 def test_who_writes_to_what_was_read_does_not_write_to_the_file(tmp_path: Path) -> None:
     save_file({"a": np.zeros((4, 4), np.float32)}, tmp_path / "m.safetensors")
     tensor = open_checkpoint(tmp_path)["a"]
-    for read in (lambda: part(tensor, slice(1, 3)), lambda: array(tensor)):
-        read()[:] = 7
-        assert not array(tensor).any()
+    part(tensor, slice(1, 3))[:] = 7
+    array(tensor)[:] = 7
+    assert not array(tensor).any()

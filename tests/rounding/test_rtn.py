@@ -41,18 +41,19 @@ def test_codes_scales_and_zeros_stand_for_the_values(grid: Grid) -> None:
 @pytest.mark.parametrize(
     ("grid", "share"),
     [
-        (Grid(4, 32), 0.0121),
-        (Grid(4, 128), 0.034),
-        (Grid(4, 32, False), 0.0078),
-        (Grid(8, 32), 7e-5),
-        (Grid(8, 32, False), 3e-5),
+        (Grid(4, 32), 0.8),
+        (Grid(4, 128), 0.91),
+        (Grid(4, 32, False), 0.96),
+        (Grid(8, 32), 0.97),
+        (Grid(8, 32, False), 0.99),
     ],
     ids=str,
 )
-def test_the_error_on_weights_with_outliers(grid: Grid, share: float) -> None:
-    weights = outliers(64, 1024)
+def test_the_search_takes_off_a_share_of_the_error(grid: Grid, share: float) -> None:
+    weights = outliers()
     made = round_to_nearest(weights.clone(), grid).dequantized()
-    assert float((made - weights).square().sum() / weights.square().sum()) < share
+    found, bound = (squared(weights, w, grid).sum() for w in (made, plain(weights, grid)))
+    assert float(found / bound) < share
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -82,7 +83,7 @@ def test_the_largest_and_smallest_floats_stay_finite(grid: Grid) -> None:
     weights = torch.linspace(-1, 1, 64)[None] * 3e38
     made = round_to_nearest(weights.clone(), grid).dequantized()
     assert bool(made.isfinite().all())
-    assert float((made.double() - weights.double()).abs().max()) < 4e38 / grid.top
+    assert float((made.double() - weights.double()).abs().max()) < 6e38 / grid.top
     tiny = torch.full((1, 64), 1e-44)
     assert bool((round_to_nearest(tiny, grid).dequantized().abs() < 1e-30).all())
 

@@ -12,13 +12,12 @@ from m4c.blockwise import BlockwiseWeight, Grid
 from m4c.eager import run_eager
 from m4c.errors import NumbersError, UsageError
 from m4c.host.masks import causal_mask, positions
+from m4c.layerwise import calibrate
 from m4c.models.graph import Graph
 from m4c.models.llama import build
 from m4c.models.llama_sizes import NANO
 from m4c.numerics import sqnr
 from m4c.progress import Silent
-from m4c.rounding import calibrated
-from m4c.rounding.calibrated import calibrate
 from m4c.rounding.gptq import gptq
 from m4c.rounding.rtn import round_to_nearest
 from m4c.skeleton import skeleton
@@ -103,7 +102,7 @@ def activations(samples: int = 200) -> dict[str, Array]:
 def test_later_layers_see_what_quantized_ones_make(
     fake: TwoLayers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrated, "CHUNK", 1000)  # several chunks an activation, the last one shorter
+    monkeypatch.setattr(layerwise, "CHUNK", 1000)  # several chunks an activation, the last one shorter
     real = tiny().source
     assert isinstance(real, TwoLayers)
     grids = {"up.weight": Grid(4, None), "down.weight": FOUR}
@@ -120,13 +119,13 @@ def test_later_layers_see_what_quantized_ones_make(
 
 def test_layers_with_one_input_share_its_hessian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    original = calibrated._hessian
+    original = layerwise._hessian
 
     def count(activation: Tensor) -> Tensor:
         counted.append(activation.shape[-1])
         return original(activation)
 
-    monkeypatch.setattr(calibrated, "_hessian", count)
+    monkeypatch.setattr(layerwise, "_hessian", count)
     graph, weights = decoder()
     calibrate(graph, weights, prompts(0), dict.fromkeys(linear(graph), FOUR), tmp_path, Silent())
     assert counted == [64, 64, 64, 128, 64, 64, 64, 128, 64]  # q k v, o, gate up, down; twice; and the head
