@@ -18,9 +18,9 @@ from m4c.pipeline import Pipeline
 from m4c.source import TorchSource
 from m4c.targets.emit_onnx import to_onnx
 from m4c.targets.emit_tflite import to_tflite
-from m4c.verify import verify
+from m4c.verify import _spread, verify
 from m4c.weight_file import WeightFile
-from m4c.weights import Array, array
+from m4c.weights import Array, array, spans
 from tests.two_layers import X, graph_of, sample, source_of, stored, tiny, weights_of
 
 FLOAT_KINDS = ["onnx", "tflite"]
@@ -215,3 +215,10 @@ def test_an_error_that_adds_up_names_no_node(tmp_path: Path, monkeypatch: pytest
     made = emitted(perturbed("norm.bias"), "onnx", tmp_path)
     monkeypatch.setattr("m4c.verify.onnx_values", lambda path, inputs, recorder: None)
     assert failure(good(), made).where == "tiny/whole: no single node, the error adds up"
+
+
+def test_rows_from_end_to_end_are_held_against_the_true_ones() -> None:
+    rows = spans(100, 7)
+    assert _spread(rows) == [rows[0], rows[4], rows[9], rows[14]]
+    assert _spread(rows[:2]) == rows[:2]
+    assert _spread(rows[:1]) == rows[:1]

@@ -115,7 +115,7 @@ def made(done: Done) -> Done:
         (("int4", "--asymmetric", "--dialect", "standard", "--group-size", "16"), 0, 15),
         (("int4", "--group-size", "0"), 0, 15),
         (("int8-weights",), 15, 0),
-        (("int8-weights", "--asymmetric", "--dialect", "standard", "--group-size", "32"), 0, 15),
+        (("int8-weights", "--asymmetric", "--dialect", "standard", "--group-size", "16"), 0, 15),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -245,7 +245,7 @@ def shifted(codes: Array) -> Array:
         ("layers.1.self_attn.q_proj", 0, swapped),
         ("layers.1.mlp.down_proj", 1, np.negative),
         (HEAD, 1, too_large),
-        ("layers.0.mlp.up_proj", 2, swapped),
+        ("layers.0.mlp.up_proj", 2, np.zeros_like),
     ],
     ids=["turned", "shifted", "halves", "signs", "scales", "zero points"],
 )
