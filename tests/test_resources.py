@@ -109,7 +109,8 @@ def test_an_impossible_limit_is_told_at_once(tmp_path: Path) -> None:
 def test_a_limit_ends_what_goes_beyond_it(tmp_path: Path) -> None:
     program = (
         "import sys, time\nfrom m4c.errors import UsageError\nfrom m4c.memory_limit import limited\n"
-        "try:\n    with limited(300 << 20):\n        try:\n            held = [bytearray(b'x' * (8 << 20)) for _ in range(50)]\n"
+        "try:\n    with limited(300 << 20):\n        try:\n"
+        "            held = [bytearray(b'x' * (8 << 20)) for _ in range(50)]\n"
         "            time.sleep(30)\n        except Exception as error:\n            raise KeyError from error\n"
         "except UsageError as error:\n    print(error)\n    sys.exit(error.exit_code)\n"
     )
@@ -121,9 +122,11 @@ def test_a_limit_ends_what_goes_beyond_it(tmp_path: Path) -> None:
 
 
 def test_a_limit_ends_what_does_not_listen() -> None:
+    """The program swallows the interruption; it is ended after five seconds."""
     program = (
         "import time\nfrom m4c.memory_limit import limited\n"
-        "with limited(300 << 20):\n    held = [bytearray(b'x' * (8 << 20)) for _ in range(50)]\n    while True:\n"
+        "held = [bytearray(b'x' * (8 << 20)) for _ in range(50)]\n"
+        "with limited(300 << 20):\n    while True:\n"
         "        try:\n            time.sleep(30)\n        except Exception:\n            pass\n"
     )
     done = subprocess.run(
