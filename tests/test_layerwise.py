@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from m4c import layerwise
 from m4c.blockwise import BlockwiseWeight, Grid
 from m4c.eager import run_eager
 from m4c.errors import NumbersError, UsageError
