@@ -108,7 +108,8 @@ def test_a_precision_of_a_later_time(float_bundle: Path, copied: Copy) -> None:
         text.replace('"precision": "float32"', '"precision": "int2"'), "utf-8"
     )
     with pytest.raises(
-        BundleError, match=r"has precision 'int2'\n  fix: this m4c knows float16, float32, int16x8, int8"
+        BundleError,
+        match=r"has precision 'int2'\n  fix: this m4c knows float16, float32, int16x8, int4, int8, int8-weights",
     ):
         selftest(read_manifest(folder), folder)
 
