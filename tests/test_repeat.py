@@ -324,7 +324,8 @@ class Early(Deep):
     """The second block reads the other of the two values that the block before made."""
 
     def forward(self, x: Tensor, *extras: Tensor) -> tuple[Tensor, ...]:
-        gate, results: list[dict[str, np.ndarray]] = torch.sigmoid(x), []
+        gate = torch.sigmoid(x)
+        results: list[Tensor] = []
         for number, (block, extra) in enumerate(zip(self.source["blocks"], extras, strict=True)):
             x, result = block(results[0] if number == 1 else x, gate, extra)
             results.append(result)
