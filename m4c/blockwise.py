@@ -18,7 +18,7 @@ from m4c.ahead import ahead
 from m4c.errors import Bug, UsageError
 from m4c.weights import Array, Recipe, lazy, spans
 
-STRETCH = 1 << 19
+STRETCH = 1 << 20
 """Weights that are quantized at once: what a core's caches hold in float32, with room for a few copies."""
 
 
@@ -249,7 +249,7 @@ def nibbles(codes: Tensor) -> Tensor:
     if codes.shape[1] % 2:
         codes = torch.nn.functional.pad(codes, (0, 1))
     pairs = codes.contiguous().view(torch.int16)  # little-endian: the first code in the low byte
-    return (pairs | (pairs >> 4)).view(torch.uint8)[:, ::2].contiguous()
+    return ((pairs >> 4) | pairs).to(torch.uint8)
 
 
 def _signed(codes: Tensor, grid: Grid) -> Tensor:

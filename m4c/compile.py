@@ -190,7 +190,7 @@ def _build(
         path = _emit(model, planned, stem, f"{source.name} {pipeline}", weights, step)
     progress.stage(source.name, "verify")
     inputs = samples.first() if samples else source.sample(request.seed)
-    floor = request.min_sqnr if planned.precision in SQNR_FLOOR_DB else None
+    floor = request.min_sqnr if planned.precision in {*SQNR_FLOOR_DB, *BITS} else None
     return Artifact(
         source,
         planned,
