@@ -232,7 +232,7 @@ def test_all_rows_of_a_small_matrix_are_one_stretch() -> None:
     weight = Stored(Grid(4, 16)).weight(step=None)
     assert stretches(weight.dequantized(), 1) == [slice(0, OUTPUTS)]
     large = BlockwiseWeight("w", (5000, 4096), Grid(4, 16), Stored(Grid(4, 16)))
-    assert large.step == 128
+    assert large.step == 256
 
 
 def test_who_gives_other_rows_than_asked_for_is_a_bug() -> None:
