@@ -252,6 +252,14 @@ def nibbles(codes: Tensor) -> Tensor:
     return ((pairs >> 4) | pairs).to(torch.uint8)
 
 
+def from_nibbles(octets: Tensor, count: int) -> Tensor:
+    """Return the first ``count`` codes, uint8 (rows, count), of each row of what :func:`nibbles` packed."""
+    codes = torch.empty(*octets.shape, 2, dtype=torch.uint8)
+    torch.bitwise_and(octets, 15, out=codes[..., 0])
+    torch.bitwise_right_shift(octets, 4, out=codes[..., 1])
+    return codes.view(len(octets), -1)[:, :count].contiguous()
+
+
 def _signed(codes: Tensor, grid: Grid) -> Tensor:
     """Return codes as they are stored: around 0 on a symmetric grid."""
     return (codes.to(torch.int16) - grid.middle).to(torch.int8) if grid.symmetric else codes

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx_ir as ir
@@ -33,7 +34,7 @@ from m4c.pipeline import Pipeline
 from m4c.precisions import BITS, INTEGER
 from m4c.progress import Progress
 from m4c.request import Plan, Request, fall_back, plan
-from m4c.scheme import CALIBRATED, Scheme
+from m4c.scheme import CALIBRATED, Given, Grids, Scheme
 from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.staging import begin, read_finished, request_key, staged, write_finished
@@ -179,10 +180,8 @@ def _build(
     samples = samples_for(source, request.calibration, request.seed) if calibrated else None
     step = partial(progress.step, source.name)
     with tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
-        if planned.precision in BITS:
-            pipeline = _pipeline_for_weights(request, source, planned, Path(workspace), progress)
-        else:
-            pipeline = pipeline_for(request, planned, samples, Path(workspace), step)
+        given, grids = _weighed(request, source, planned, Path(workspace), progress)
+        pipeline = pipeline_for(request, planned, samples, Path(workspace), step, given, grids)
         progress.stage(source.name, "passes" if samples is None else "calibrate")
         model, _ = pipeline.run(captured)
         progress.stage(source.name, "emit")
@@ -204,11 +203,17 @@ def _build(
 
 
 def pipeline_for(
-    request: Request, planned: Plan, samples: Samples | None, workspace: Path, step: Step
+    request: Request,
+    planned: Plan,
+    samples: Samples | None,
+    workspace: Path,
+    step: Step,
+    given: Given = MappingProxyType({}),
+    grids: Grids = MappingProxyType({}),
 ) -> Pipeline:
-    """Return the passes of a plan."""
+    """Return the passes of a plan; ``given`` and ``grids`` are what is known of single weights."""
     if planned.precision in BITS:
-        return for_weights(request.scheme or Scheme(BITS[planned.precision]), planned.dialect)
+        return for_weights(_scheme(request, planned), planned.dialect, given, grids)
     if samples is None:
         return for_format(planned.format, dialect=planned.dialect)
     return for_integers(
@@ -218,22 +223,29 @@ def pipeline_for(
     )
 
 
-def _pipeline_for_weights(
+def _scheme(request: Request, planned: Plan) -> Scheme:
+    """Return how weights are quantized: as asked for, or as the target's own precision says."""
+    return request.scheme or Scheme(BITS[planned.precision])
+
+
+def _weighed(
     request: Request, source: Source, planned: Plan, workspace: Path, progress: Progress
-) -> Pipeline:
-    """Return the passes of a plan whose weights alone are integers, after what has to be known of the weights for it."""
-    scheme = request.scheme or Scheme(BITS[planned.precision])
-    if not isinstance(source, TorchSource):
-        return for_weights(scheme, planned.dialect)
+) -> tuple[Given, Grids]:
+    """Return the weights that samples rounded and the grids that a budget bought; mostly there are none."""
+    if planned.precision not in BITS or not isinstance(source, TorchSource):
+        return {}, {}
+    scheme = _scheme(request, planned)
+    if scheme.bits_budget is None and scheme.method != CALIBRATED:
+        return {}, {}
     from m4c.weight_plan import grids_for, rounded_on_samples
 
-    if scheme.bits_budget is not None or scheme.method == CALIBRATED:
-        progress.stage(source.name, "weigh" if scheme.method != CALIBRATED else "round")
+    progress.stage(source.name, "weigh")
     folder = _weights_path(request.weights, source.graph.submodel)
     tokenizer = folder / "tokenizer.json" if folder is not None else None
     grids = grids_for(source, scheme)
-    given = rounded_on_samples(source, scheme, grids, request.calibration, tokenizer, workspace, progress)
-    return for_weights(scheme, planned.dialect, given, grids)
+    return rounded_on_samples(
+        source, scheme, grids, request.calibration, tokenizer, workspace, progress
+    ), grids
 
 
 def _emit(model: ir.Model, planned: Plan, stem: Path, origin: str, weights: WeightFile, step: Step) -> Path:

@@ -14,6 +14,10 @@ from m4c.models.graph import Submodel
 from m4c.weights import Array, array, divisible, lazy, part
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+HALVES = {
+    ir.DataType.FLOAT16.numpy(): torch.float16,
+    ir.DataType.BFLOAT16.numpy(): torch.bfloat16,
+}
 SHOWN = 5
 
 
@@ -73,10 +77,9 @@ def _placed(
 
 def _as(values: Array, dtype: np.dtype[Any]) -> Array:
     """Return ``values`` in ``dtype``; half floats become floats by torch, which is several times as fast as numpy."""
-    if dtype == np.float32 and values.dtype.itemsize == 2 and values.flags.writeable:
-        kind = torch.float16 if values.dtype == np.float16 else torch.bfloat16
-        bits = torch.from_numpy(values.view(np.int16))
-        return bits.view(kind).float().numpy() if values.dtype != np.int16 else values.astype(dtype)
+    half = HALVES.get(values.dtype)
+    if dtype == np.float32 and half is not None and values.flags.writeable:
+        return torch.from_numpy(values.view(np.int16)).view(half).float().numpy()
     return values.astype(dtype, copy=False)
 
 

@@ -44,21 +44,33 @@ def size(text: str) -> int:
     return int(float(found[1]) * UNITS[found[2]])
 
 
-def resident(process: int) -> int:
-    """Return the resident bytes of a process and all its children; 0 once it has ended. Linux alone tells them."""
-    folder = Path("/proc") / str(process)
+def family(process: int) -> Iterator[int]:
+    """Yield a process and all its children that have not ended. Linux alone tells them."""
     try:
-        total = int((folder / "statm").read_text().split()[1]) * PAGE
-        threads = list((folder / "task").iterdir())
-    except (OSError, IndexError):  # it has just ended
-        return 0
+        threads = list((Path("/proc") / str(process) / "task").iterdir())
+    except OSError:  # it has just ended
+        return
+    yield process
     for thread in threads:
         try:
             children = (thread / "children").read_text().split()
         except OSError:
             continue
-        total += sum(resident(int(child)) for child in children)
-    return total
+        for child in children:
+            yield from family(int(child))
+
+
+def resident(process: int) -> int:
+    """Return the resident bytes of a process and all its children, mapped files included; 0 once it has ended."""
+    return sum(map(_resident, family(process)))
+
+
+def _resident(process: int) -> int:
+    """Return the resident bytes of one process."""
+    try:
+        return int((Path("/proc") / str(process) / "statm").read_text().split()[1]) * PAGE
+    except (OSError, IndexError):  # it has just ended
+        return 0
 
 
 class _Watch(threading.Thread):

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid
+from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles
 from m4c.rewrite import attribute
 from m4c.weights import Array, Recipe, array
 
@@ -134,6 +134,4 @@ def _rows(
 def _unpacked(values: Array, bits: int, count: int) -> torch.Tensor:
     """Return codes uint8 (rows, count) from bytes that hold two each in 4 bits."""
     codes = torch.from_numpy(values)
-    if bits == 8:
-        return codes
-    return torch.stack((codes & 15, codes >> 4), dim=2).view(len(codes), -1)[:, :count].contiguous()
+    return codes if bits == 8 else from_nibbles(codes, count)

@@ -16,6 +16,9 @@ import onnx_ir as ir
 
 from m4c.weights import Array, constant, register
 
+MICROSOFT = "com.microsoft"
+"""Domain of the operators that only ONNX Runtime has."""
+
 Dim = int | str | None
 
 MADE = "m4c.made"

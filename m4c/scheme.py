@@ -55,6 +55,11 @@ class Scheme:
                     f"{pattern} cannot be kept in {kept!r}", fix=f"choose from: {', '.join(KEPT)}"
                 )
 
+    @property
+    def rounding(self) -> Method:
+        """The method for matrices that no samples reach: of the head of a gptq build, say, and to measure errors by."""
+        return METHODS["rtn" if self.method == CALIBRATED else self.method]
+
     def grid(self, name: str, inputs: int, *, table: bool = False) -> Grid | None:
         """Return the grid of the matrix ``name`` with ``inputs`` inputs, or None if it stays as it is.
 
@@ -118,3 +123,6 @@ def scheme(
 
 Given = Mapping[str, BlockwiseWeight]
 """Matrices that were quantized before: by a calibrated method, or where the checkpoint came from."""
+
+Grids = Mapping[str, Grid]
+"""Grids of single matrices, by name, instead of a scheme's."""

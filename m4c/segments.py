@@ -1,6 +1,6 @@
 """Run an ONNX artifact of any size: a stretch of nodes at a time, so that only its share of the weights is mapped."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,12 @@ def run_in_segments(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]
     Segments are written beside the artifact while they run, as its weights are there.
     """
     model = ir.load(path)
-    runs = list(_runs(model.graph))
+    runs = list(cut(model.graph, _weight_bytes, SEGMENT_BYTES))
     place = {node: index for index, run in enumerate(runs) for node in run}
     wanted = [str(value.name) for value in model.graph.outputs]
     alive = dict(inputs)
     for index, run in enumerate(runs):
-        given, made = _border(run, index, place)
+        given, made = taken(run), _needed(run, index, place)
         alive.update(_run(model, path.with_name(f"{path.stem}.{index}.segment.onnx"), given, made, alive))
         last = {str(v.name): max((place[n] for n in v.consumers()), default=index) for v in given}
         for name in [n for n, end in last.items() if end <= index and n not in wanted]:
@@ -36,13 +36,13 @@ def run_in_segments(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]
     return {name: alive[name] for name in wanted}
 
 
-def _runs(graph: ir.Graph) -> Iterator[list[ir.Node]]:
-    """Cut the nodes into runs by the bytes of the weights that they read."""
+def cut(graph: ir.Graph, size_of: Callable[[ir.Node], int], limit: int) -> Iterator[list[ir.Node]]:
+    """Cut the nodes into consecutive runs of up to ``limit`` bytes each; a larger node is a run of its own."""
     run: list[ir.Node] = []
     used = 0
     for node in graph:
-        size = sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
-        if run and used + size > SEGMENT_BYTES:
+        size = size_of(node)
+        if run and used + size > limit:
             yield run
             run, used = [], 0
         run.append(node)
@@ -51,23 +51,26 @@ def _runs(graph: ir.Graph) -> Iterator[list[ir.Node]]:
         yield run
 
 
-def _border(
-    run: list[ir.Node], index: int, place: Mapping[ir.Node, int]
-) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Return the values that a run takes from outside, and those that it gives."""
-    given = {
-        value: None
-        for node in run
-        for value in node.inputs
-        if value is not None and value.const_value is None and place.get(value.producer()) != index  # type: ignore[arg-type]
-    }
-    made = [
+def taken(run: list[ir.Node]) -> list[ir.Value]:
+    """Return the values that a run reads and does not make, each once; stored ones are not among them."""
+    members = set(run)
+    read = (value for node in run for value in node.inputs if value is not None and value.const_value is None)
+    return list(dict.fromkeys(value for value in read if value.producer() not in members))
+
+
+def _weight_bytes(node: ir.Node) -> int:
+    """Return the bytes of the weights that ``node`` reads."""
+    return sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
+
+
+def _needed(run: list[ir.Node], index: int, place: Mapping[ir.Node, int]) -> list[ir.Value]:
+    """Return the values of run ``index`` that later runs read or the graph returns."""
+    return [
         output
         for node in run
         for output in node.outputs
         if output.is_graph_output() or any(place[user] > index for user in output.consumers())
     ]
-    return list(given), made
 
 
 def _run(

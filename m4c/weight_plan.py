@@ -1,19 +1,17 @@
 """What weight-only quantization finds out before a graph is rewritten: grids within a budget, matrices rounded on samples."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from torch import nn
 
-from m4c.blockwise import Grid
 from m4c.errors import UsageError
 from m4c.host.text import JsonTokenizer
 from m4c.layerwise import calibrate
 from m4c.progress import Progress
 from m4c.rounding.budget import Sensitivity, sensitivity, spend
-from m4c.scheme import CALIBRATED, METHODS, Given, Scheme
+from m4c.scheme import CALIBRATED, Given, Grids, Scheme
 from m4c.source import TorchSource
 
 SEQUENCE = 128
@@ -41,11 +39,11 @@ def sensitivities(source: TorchSource, scheme: Scheme) -> list[Sensitivity]:
     found = []
     for name, matrix in matrices.items():
         grids = [scheme.of(bits, matrix.shape.numpy()[1]) for bits in (scheme.bits, WIDE)]
-        found += sensitivity({name: matrix}, grids, None, METHODS.get(scheme.method, METHODS["rtn"]))
+        found += sensitivity({name: matrix}, grids, None, scheme.rounding)
     return sorted(found, key=lambda one: -one.error)
 
 
-def grids_for(source: TorchSource, scheme: Scheme) -> Mapping[str, Grid]:
+def grids_for(source: TorchSource, scheme: Scheme) -> Grids:
     """Return the grids that the budget of ``scheme`` buys, or none if there is no budget."""
     if scheme.bits_budget is None:
         return {}
@@ -55,7 +53,7 @@ def grids_for(source: TorchSource, scheme: Scheme) -> Mapping[str, Grid]:
 def rounded_on_samples(
     source: TorchSource,
     scheme: Scheme,
-    grids: Mapping[str, Grid],
+    grids: Grids,
     calibration: str | None,
     tokenizer: Path | None,
     workspace: Path,
@@ -66,9 +64,7 @@ def rounded_on_samples(
     Raises:
         UsageError: without text, or for a graph that takes no text.
     """
-    if scheme.method != CALIBRATED:
-        return {}
-    if source.graph.from_tokens is None:
+    if scheme.method != CALIBRATED or source.graph.from_tokens is None:
         return {}
     tokens = _tokens(calibration, tokenizer)
     wanted = {}

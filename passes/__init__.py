@@ -3,17 +3,12 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from m4c.blockwise import Grid
 from m4c.observers import MinMax, Observer, Percentile
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
 from m4c.passes.fold_weights import FoldWeights
-
-# from m4c.passes.fuse_norms import FuseNorms
 from m4c.passes.fuse_attention import FuseAttention
-
-# from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
 from m4c.passes.pack_matmul import PackMatMul
 from m4c.passes.quantize_static import QuantizeStatic
@@ -22,7 +17,7 @@ from m4c.passes.simplify import Simplify
 from m4c.passes.split_softmax import SplitSoftmax
 from m4c.pipeline import Pipeline
 from m4c.scales import WIDE_KERNELS
-from m4c.scheme import Given, Scheme
+from m4c.scheme import Given, Grids, Scheme
 
 OBSERVERS: Mapping[str, Observer] = {"int8": Percentile(99.98), "int16x8": MinMax()}
 """How the ranges of an integer build are chosen, by its precision.
@@ -51,7 +46,7 @@ def for_weights(
     scheme: Scheme,
     dialect: str,
     given: Given = MappingProxyType({}),
-    grids: Mapping[str, Grid] = MappingProxyType({}),
+    grids: Grids = MappingProxyType({}),
 ) -> Pipeline:
     """Return the passes of a build whose weights alone are integers."""
     quantized = canonical() | QuantizeWeights(scheme, given, grids)

@@ -20,6 +20,7 @@ from m4c.model import module_path
 from m4c.observers import MinMax, Observer, Watch, watch
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.quant import CALIBRATED, activations, get_bounds, set_range
+from m4c.segments import cut, taken
 from m4c.weights import array
 
 Array = np.ndarray
@@ -180,24 +181,14 @@ def _segments(model: ir.Model, workspace: Path) -> list[_Segment]:
     workspace.mkdir(parents=True, exist_ok=True)
     ir.save(model, workspace / "float.onnx", external_data="float.data")
     saved = ir.load(workspace / "float.onnx")
-    runs = list(_runs(saved.graph))
+    runs = list(cut(saved.graph, _made_bytes, SEGMENT_BYTES))
     place = {node: index for index, run in enumerate(runs) for node in run}
     return [_open(saved, run, index, place, workspace) for index, run in enumerate(runs)]
 
 
-def _runs(graph: ir.Graph) -> Iterator[list[ir.Node]]:
-    """Cut the nodes into runs whose values take up to :data:`SEGMENT_BYTES`; unknown dimensions count as 1."""
-    run: list[ir.Node] = []
-    used = 0
-    for node in graph:
-        size = sum(_bytes(output) for output in node.outputs)
-        if run and used + size > SEGMENT_BYTES:
-            yield run
-            run, used = [], 0
-        run.append(node)
-        used += size
-    if run:
-        yield run
+def _made_bytes(node: ir.Node) -> int:
+    """Return the bytes of the values that ``node`` makes; unknown dimensions count as 1."""
+    return sum(_bytes(output) for output in node.outputs)
 
 
 def _bytes(value: ir.Value) -> int:
@@ -209,12 +200,7 @@ def _open(
     model: ir.Model, run: list[ir.Node], index: int, place: Mapping[ir.Node, int], workspace: Path
 ) -> _Segment:
     """Write one segment beside the weights that it refers to, and open it."""
-    members = set(run)
-    inputs: dict[str, ir.Value] = {}
-    for node in run:
-        for value in node.inputs:
-            if value is not None and value.const_value is None and value.producer() not in members:
-                inputs[str(value.name)] = value
+    inputs = {str(value.name): value for value in taken(run)}
     outputs = [
         output
         for node in run

@@ -12,9 +12,8 @@ from m4c.passes.attention_form import Attention, read_attention, weighs_cache
 from m4c.passes.properties import typed
 from m4c.passes.reading import Unlike
 from m4c.pipeline import Note, Pass, Property, Result
+from m4c.rewrite import MICROSOFT
 from m4c.weights import Array, constant, derive, register
-
-DOMAIN = "com.microsoft"
 
 HEAD_STEP = 16
 """ONNX Runtime 1.32 turns heads of multiples of this: "head_size shall be a multiple of 16"."""
@@ -66,7 +65,7 @@ class FuseAttention(Pass):
                 )
             )
         if changes:
-            model.graph.opset_imports.setdefault(DOMAIN, 1)
+            model.graph.opset_imports.setdefault(MICROSOFT, 1)
             ir.passes.common.RemoveUnusedNodesPass()(model)
         return Result(model, modified=bool(changes), changes=tuple(changes), misses=tuple(misses))
 
@@ -95,7 +94,7 @@ def _fuse(graph: ir.Graph, found: Attention, last: ir.Value, total: ir.Value) ->
             "do_rotary": 1,
             "rotary_interleaved": 0,
         },
-        domain=DOMAIN,
+        domain=MICROSOFT,
         num_outputs=3,
         name=f"{found.joined.name}.attention",
     )

@@ -8,9 +8,9 @@ import onnx_ir as ir
 from m4c.blockwise import BlockwiseWeight
 from m4c.model import module_path
 from m4c.pipeline import Note, Pass, Result
-from m4c.weights import register, stored_value
+from m4c.rewrite import MICROSOFT, Replacement
+from m4c.weights import stored_value
 
-DOMAIN = "com.microsoft"
 ACCURACY_LEVEL = 4
 """Activations are rounded to int8, a block at a time, inside the kernel: the fastest (ONNX Runtime's MatMulNBits)."""
 
@@ -41,33 +41,24 @@ class PackMatMul(Pass):
             elif weight.grid.group is None:
                 misses.append(Note(module_path(node), f"{weight.name} has one scale a channel"))
             else:
-                _rewrite(model.graph, node, weight)
+                _rewrite(node, weight)
                 changes.append(Note(module_path(node), f"{weight.name} is packed"))
         if changes:
-            model.opset_imports[DOMAIN] = 1
+            model.opset_imports[MICROSOFT] = 1
             ir.passes.common.RemoveUnusedNodesPass()(model)
         return Result(model, modified=bool(changes), changes=tuple(changes), misses=tuple(misses))
 
 
-def _rewrite(graph: ir.Graph, node: ir.Node, weight: BlockwiseWeight) -> None:
+def _rewrite(node: ir.Node, weight: BlockwiseWeight) -> None:
     """Replace ``node``; the packed tensors have other names than those beside a DequantizeLinear."""
-    stored = [None if t is None else register(graph, stored_value(t)) for t in weight.packed()]
-    outputs, inputs = weight.shape
-    output = node.outputs[0]
-    packed = ir.node(
+    edit, (outputs, inputs) = Replacement(node), weight.shape
+    stored = [edit.weight(stored_value(tensor)) for tensor in weight.packed() if tensor is not None]
+    sizes = {"K": inputs, "N": outputs, "bits": weight.grid.bits, "block_size": weight.grid.size(inputs)}
+    packed = edit.op(
         "MatMulNBits",
-        [node.inputs[0], *(stored if stored[2] is not None else stored[:2])],
-        {
-            "K": inputs,
-            "N": outputs,
-            "bits": weight.grid.bits,
-            "block_size": weight.grid.size(inputs),
-            "accuracy_level": ACCURACY_LEVEL,
-        },
-        domain=DOMAIN,
-        name=f"{output.name}.MatMulNBits",
-        metadata_props=dict(node.metadata_props),
+        [node.inputs[0], *stored],
+        {**sizes, "accuracy_level": ACCURACY_LEVEL},
+        shape=node.outputs[0].shape,
+        domain=MICROSOFT,
     )
-    result = packed.outputs[0]
-    result.name, result.type, result.shape = f"{output.name}.packed", output.type, output.shape
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [packed], [output], [result])
+    edit.finish(packed)

@@ -1,6 +1,5 @@
 """Weight-only quantization: matrices become small integers with scales; activations stay float."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,15 +10,14 @@ import torch
 from m4c.blockwise import Blocks, BlockwiseWeight, Grid, Method
 from m4c.model import module_path
 from m4c.pipeline import Note, Pass, Result
-from m4c.rewrite import attribute
-from m4c.scheme import METHODS, Given, Scheme
+from m4c.rewrite import Replacement, attribute
+from m4c.scheme import METHODS, Given, Grids, Scheme
 from m4c.weights import (
     Folded,
     Transposed,
     divisible,
     is_weight,
     part,
-    register,
     stored_value,
 )
 
@@ -39,7 +37,7 @@ class QuantizeWeights(Pass):
 
     scheme: Scheme
     given: Given = field(default_factory=dict, repr=False, compare=False)
-    grids: Mapping[str, Grid] = field(default_factory=dict, repr=False, compare=False)
+    grids: Grids = field(default_factory=dict, repr=False, compare=False)
     """Grids of single matrices, instead of the scheme's."""
 
     name: ClassVar[str] = "quantize-weights"
@@ -53,9 +51,9 @@ class QuantizeWeights(Pass):
             if any(value is not None and _source(value) in tied for value in node.inputs):
                 note = None  # one tensor cannot be on two grids
             elif node.op_type == "MatMul" and _matrix(node.inputs[1]):
-                note = self._multiplication(model.graph, node)
+                note = self._multiplication(node)
             elif node.op_type == "Gather" and _matrix(node.inputs[0]) and attribute(node, "axis", 0) == 0:
-                note = self._table(model.graph, node)
+                note = self._table(node)
             else:
                 continue
             (misses if note is None else changes).append(note or Note(module_path(node), "kept in float"))
@@ -64,7 +62,7 @@ class QuantizeWeights(Pass):
             ir.passes.common.RemoveUnusedNodesPass()(model)
         return Result(model, modified=bool(changes), changes=tuple(changes), misses=tuple(misses))
 
-    def _multiplication(self, graph: ir.Graph, node: ir.Node) -> Note | None:
+    def _multiplication(self, node: ir.Node) -> Note | None:
         """Quantize the right operand of a MatMul."""
         x, turned = node.inputs
         assert x is not None
@@ -72,20 +70,18 @@ class QuantizeWeights(Pass):
         weight = self._weight(turned)
         if weight is None:
             return None
-        new = _Nodes(node)
+        edit = Replacement(node)
         if weight.order is not None:
-            order = register(graph, stored_value(ir.tensor(weight.order, name=f"{weight.name}.order")))
-            x = new.op("Gather", [x, order], x.dtype, x.shape, axis=-1)
-        stored = [register(graph, stored_value(tensor)) for tensor in weight.turned() if tensor is not None]
-        blocks = {} if weight.grid.group is None else {"block_size": weight.grid.group}
-        axis = 1 if weight.grid.group is None else 0
-        values = new.op("DequantizeLinear", stored, ir.DataType.FLOAT, turned.shape, axis=axis, **blocks)
-        output = node.outputs[0]
-        result = new.op("MatMul", [x, values], output.dtype, output.shape)
-        ir.convenience.replace_nodes_and_values(graph, node, [node], new.nodes, [output], [result])
+            order = edit.weight(stored_value(ir.tensor(weight.order, name=f"{weight.name}.order")))
+            x = edit.op("Gather", [x, order], {"axis": -1}, shape=x.shape, dtype=x.dtype)
+        stored = [edit.weight(stored_value(tensor)) for tensor in weight.turned() if tensor is not None]
+        group = weight.grid.group
+        placed = {"axis": 1} if group is None else {"axis": 0, "block_size": group}
+        values = edit.op("DequantizeLinear", stored, placed, shape=turned.shape)
+        edit.finish(edit.op("MatMul", [x, values], shape=node.outputs[0].shape))
         return Note(module_path(node), f"{weight.name} is {weight.grid}")
 
-    def _table(self, graph: ir.Graph, node: ir.Node) -> Note | None:
+    def _table(self, node: ir.Node) -> Note | None:
         """Quantize an embedding table."""
         table, ids = node.inputs
         assert table is not None
@@ -99,24 +95,16 @@ class QuantizeWeights(Pass):
         grid = self.scheme.grid(str(table.name), inputs, table=True)
         if grid is None or any(user is not node for user, _ in table.uses()):
             return None
-        weight = BlockwiseWeight(
-            str(table.name), (outputs, inputs), grid, _rows(table.const_value, grid, METHODS["rtn"])
-        )
-        codes, scales = (register(graph, stored_value(t)) for t in weight.table())
-        new, output = _Nodes(node), node.outputs[0]
-        assert output.shape is not None
-        few = ir.Shape([*output.shape[:-1], weight.groups])
-        gathered = new.op("Gather", [codes, ids], ir.DataType.INT8, output.shape, axis=0)
-        factors = new.op("Gather", [scales, ids], ir.DataType.FLOAT, few, axis=0)
-        result = new.op(
-            "DequantizeLinear",
-            [gathered, factors],
-            ir.DataType.FLOAT,
-            output.shape,
-            axis=len(output.shape) - 1,
-            block_size=grid.size(inputs),
-        )
-        ir.convenience.replace_nodes_and_values(graph, node, [node], new.nodes, [output], [result])
+        assert table.const_value is not None
+        rows = Rounded(table.const_value, grid, METHODS["rtn"])
+        weight = BlockwiseWeight(str(table.name), (outputs, inputs), grid, rows)
+        edit, shape = Replacement(node), node.outputs[0].shape
+        assert shape is not None
+        codes, scales = (edit.weight(stored_value(tensor)) for tensor in weight.table())
+        gathered = edit.op("Gather", [codes, ids], {"axis": 0}, shape=shape, dtype=ir.DataType.INT8)
+        factors = edit.op("Gather", [scales, ids], {"axis": 0}, shape=ir.Shape([*shape[:-1], weight.groups]))
+        placed = {"axis": len(shape) - 1, "block_size": grid.size(inputs)}
+        edit.finish(edit.op("DequantizeLinear", [gathered, factors], placed, shape=shape))
         return Note(module_path(node), f"{weight.name} is {grid}")
 
     def _weight(self, value: ir.Value) -> BlockwiseWeight | None:
@@ -137,7 +125,7 @@ class QuantizeWeights(Pass):
         grid = self.grids.get(name) or self.scheme.grid(name, inputs)
         if grid is None:
             return None
-        rows = _rows(matrix, grid, METHODS.get(self.scheme.method, METHODS["rtn"]))
+        rows = Rounded(matrix, grid, self.scheme.rounding)
         return BlockwiseWeight(
             name, (outputs, inputs), grid, rows, step=None if divisible(matrix) else outputs
         )
@@ -168,11 +156,6 @@ def _matrix(value: ir.Value | None) -> bool:
     )
 
 
-def _rows(matrix: ir.TensorProtocol | None, grid: Grid, method: Method) -> "Rounded":
-    assert matrix is not None
-    return Rounded(matrix, grid, method)
-
-
 @dataclass(frozen=True, slots=True)
 class Rounded:
     """Rows of a matrix, read and rounded when they are asked for."""
@@ -183,31 +166,6 @@ class Rounded:
 
     def __call__(self, rows: slice) -> Blocks:
         """Return ``rows`` on the grid."""
-        values = np.array(
-            part(self.matrix, rows), order="C"
-        )  # the method overwrites them; a source may hold them
+        # a copy, as the method overwrites its rows and a source may hold them
+        values = np.array(part(self.matrix, rows), order="C")
         return self.method(torch.from_numpy(values), self.grid)
-
-
-class _Nodes:
-    """The nodes that replace one, named after its output."""
-
-    def __init__(self, old: ir.Node) -> None:
-        self.old, self.nodes = old, list[ir.Node]()
-
-    def op(
-        self,
-        kind: str,
-        inputs: Sequence[ir.Value | None],
-        dtype: ir.DataType | None,
-        shape: ir.Shape | None,
-        **attributes: int,
-    ) -> ir.Value:
-        """Add a node."""
-        name = f"{self.old.outputs[0].name}.{len(self.nodes)}.{kind}"
-        node = ir.node(kind, inputs, attributes, name=name, metadata_props=dict(self.old.metadata_props))
-        value = node.outputs[0]
-        value.name, value.shape = name, shape
-        value.type = None if dtype is None else ir.TensorType(dtype)
-        self.nodes.append(node)
-        return value

@@ -1,8 +1,6 @@
 """The journal of a weights file: what is whole is not read again, what is not is, and the bytes are those of one go."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from m4c.errors import UsageError
 from m4c.journal import SUFFIX, Entry, Journal, held
 from m4c.weight_file import WeightFile
 from m4c.weights import Array, Recipe, lazy
+from tests.another_process import holding
 from tests.test_weight_file import tensor
 
 KEYS = ("a", "b", "c", "a again", "d")
@@ -109,14 +108,13 @@ def test_entries_beyond_the_end_of_the_file_do_not_count(tmp_path: Path) -> None
 
 
 def test_only_one_process_writes(tmp_path: Path) -> None:
-    program = (
-        "import sys, time\nfrom pathlib import Path\nfrom m4c.journal import Journal\n"
-        f"journal = Journal(Path({str(tmp_path / 'w.bin')!r}))\nprint('open', flush=True)\ntime.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "open\n"
-        with pytest.raises(UsageError, match=r"another export still writes these weights\n.*\n  fix: "):
-            Journal(tmp_path / "w.bin")
-        other.kill()
+    with (
+        holding(
+            "from pathlib import Path",
+            "from m4c.journal import Journal",
+            f"journal = Journal(Path({str(tmp_path / 'w.bin')!r}))",
+        ),
+        pytest.raises(UsageError, match=r"another export still writes these weights\n.*\n  fix: "),
+    ):
+        Journal(tmp_path / "w.bin")
     Journal(tmp_path / "w.bin").close()

@@ -14,12 +14,12 @@ ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
     "errors record progress quiet numerics precisions model skeleton tasks host",
-    "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners bundle",
+    "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners segments bundle",
     "pipeline quant qdq scales observers",
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",
     "operator_reports",
-    "segments read_back request staging resources memory_limit kernels verify artifact genai compile selftest routes terminal",
+    "read_back request staging resources memory_limit kernels verify artifact genai compile selftest routes terminal",
     "cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""

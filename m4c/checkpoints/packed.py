@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from m4c.blockwise import Blocks
+from m4c.blockwise import Blocks, from_nibbles
 from m4c.checkpoints.quantization import Awq, Gptq, Settings
 from m4c.errors import CheckpointError
 from m4c.weights import Array, array
@@ -82,10 +82,7 @@ def unpacked(words: Array, bits: int) -> Array:
     octets = words.astype("<i4", copy=False).view(np.uint8)
     if bits == 8:
         return octets
-    codes = np.empty((len(octets), octets.shape[1] * 2), np.uint8)
-    np.bitwise_and(octets, 15, out=codes[:, ::2])
-    np.right_shift(octets, 4, out=codes[:, 1::2])
-    return codes
+    return from_nibbles(torch.from_numpy(octets), octets.shape[1] * 2).numpy()
 
 
 def _across(words: Array, rows: slice, bits: int, places: list[int] | None = None) -> Array:

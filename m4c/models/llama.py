@@ -167,6 +167,16 @@ def _embed_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Gra
     )
 
 
+def _layers(name: str, config: LlamaSizes, graph: int) -> Repetition:
+    """Return the equal layers of the backbone's ``graph``, by its place among the graphs."""
+
+    def shortened(layers: int) -> Graph:
+        with skeleton():
+            return _backbone(name, replace(config, layers=layers)).graphs[graph]
+
+    return Repetition("model.layers", config.layers, shortened)
+
+
 def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Graph:
     embeds = _embeds(config)
     shape = ("batch", config.kv_heads, "past", config.head_dim)
@@ -183,10 +193,6 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
         floats = sample_floats(rng, (embeds, *pasts), sizes)
         return {"embeds": floats.pop("embeds"), **sample_steps(sizes), **floats}
 
-    def shortened(layers: int) -> Graph:
-        with skeleton():
-            return _backbone(name, replace(config, layers=layers)).graphs[1]
-
     return Graph(
         f"{name}/decoder",
         _Decoder(source, config),
@@ -200,7 +206,7 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
         from_tokens=decoder_inputs,
-        repeats=Repetition("model.layers", config.layers, shortened),
+        repeats=_layers(name, config, 1),
     )
 
 
@@ -209,10 +215,6 @@ def _model_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Gra
 
     def sample(rng: np.random.Generator, sizes: Sizes) -> dict[str, np.ndarray]:
         return llama_genai.sample(rng, inputs, config.vocabulary, sizes)
-
-    def shortened(layers: int) -> Graph:
-        with skeleton():
-            return _backbone(name, replace(config, layers=layers)).graphs[2]
 
     return Graph(
         f"{name}/model",
@@ -223,7 +225,7 @@ def _model_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Gra
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
         from_tokens=model_inputs,
-        repeats=Repetition("model.layers", config.layers, shortened),
+        repeats=_layers(name, config, 2),
         dialect="genai",
     )
 

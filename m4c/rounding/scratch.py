@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, nibbles
+from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles, nibbles
 from m4c.weights import Array
 
 
@@ -25,8 +25,8 @@ def keep(name: str, blocks: Blocks, grid: Grid, folder: Path) -> BlockwiseWeight
     def read(stretch: slice) -> Blocks:
         codes = _part(paths["codes"], stretch)
         if grid.bits == 4:
-            codes = torch.stack((codes & 15, codes >> 4), dim=2).view(len(codes), -1)[:, :inputs]
-        return Blocks(codes.contiguous(), _part(paths["scales"], stretch), _part(paths["zeros"], stretch))
+            codes = from_nibbles(codes, inputs)
+        return Blocks(codes, _part(paths["scales"], stretch), _part(paths["zeros"], stretch))
 
     return BlockwiseWeight(name, (rows, inputs), grid, read)
 

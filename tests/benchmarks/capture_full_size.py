@@ -29,9 +29,11 @@ def main() -> None:
         with skeleton():
             graphs = build(name, "m4-nano").graphs
         for graph in graphs:
-            code, seconds, peak = measure([sys.executable, "-c", ONE, graph.name])
-            assert code == 0, graph.name
-            sys.stdout.write(f"| {graph.name} | {seconds:.1f} s | {peak / 2**30:.2f} GiB |\n")
+            found = measure([sys.executable, "-c", ONE, graph.name])
+            assert found.code == 0, graph.name
+            sys.stdout.write(
+                f"| {graph.name} | {found.seconds:.1f} s | {found.anonymous / 2**30:.2f} GiB |\n"
+            )
             sys.stdout.flush()
 
 

@@ -2,43 +2,60 @@
 
     python -m tests.benchmarks.measure m4c export -o /tmp/bundle
 
-Anonymous memory is what the processes hold; a mapped file's pages are the system's to take back, so they are not in it.
+Anonymous memory is what the processes hold. Resident memory has the pages of mapped files too, which are the system's to take
+back.
 """
 
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+
+from m4c.memory_limit import family, resident
 
 PERIOD_SECONDS = 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a command took: its exit code, seconds, and peaks in bytes."""
+
+    code: int
+    seconds: float
+    anonymous: int
+    resident: int
+
+
 def anonymous_bytes(root: int) -> int:
     """Return the anonymous memory of a process and all below it, now."""
-    total, waiting = 0, [root]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-            waiting += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):  # it has just ended
-            continue
-        if "RssAnon:" in status:
-            total += int(status.split("RssAnon:")[1].split()[0]) * 1024
-    return total
+    return sum(map(_anonymous, family(root)))
 
 
-def measure(command: list[str]) -> tuple[int, float, int]:
-    """Return exit code, wall time in seconds and peak anonymous memory in bytes of ``command``; its stdout is dropped."""
-    start, peak = time.perf_counter(), 0
+def _anonymous(process: int) -> int:
+    """Return the anonymous memory of one process."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024 if "RssAnon:" in status else 0
+
+
+def measure(command: list[str]) -> Measured:
+    """Run ``command`` and measure it; its stdout is dropped."""
+    start, anonymous, most = time.perf_counter(), 0, 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            peak = max(peak, anonymous_bytes(process.pid))
+            anonymous = max(anonymous, anonymous_bytes(process.pid))
+            most = max(most, resident(process.pid))
             time.sleep(PERIOD_SECONDS)
-    return process.returncode, time.perf_counter() - start, peak
+    return Measured(process.returncode, time.perf_counter() - start, anonymous, most)
 
 
 if __name__ == "__main__":
-    code, seconds, peak = measure(sys.argv[1:])
-    sys.stdout.write(f"exit {code}, {seconds:.1f} s, {peak / 2**30:.2f} GiB\n")
-    sys.exit(code)
+    found = measure(sys.argv[1:])
+    sys.stdout.write(
+        f"exit {found.code}, {found.seconds:.1f} s, {found.anonymous / 2**30:.2f} GiB anonymous, "
+        f"{found.resident / 2**30:.2f} GiB resident\n"
+    )
+    sys.exit(found.code)

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from m4c.errors import UsageError
 from m4c.staging import staged
 from m4c.weight_file import sha256
+from tests.another_process import holding
 
 CONFIG = LlamaConfig(
     vocab_size=4096,
@@ -114,19 +115,17 @@ def test_a_killed_export_goes_on(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_two_exports_into_one_place_exclude_each_other(tmp_path: Path) -> None:
-    program = (
-        "import time\nfrom pathlib import Path\nfrom m4c.staging import staged\n"
-        f"with staged(Path({str(tmp_path / 'out')!r}), 'a' * 16):\n    print('in', flush=True)\n    time.sleep(60)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "in\n"
-        with (
-            pytest.raises(UsageError, match=r"another export into .*out goes on\n.*\n  fix: "),
-            staged(tmp_path / "out", "b" * 16),
-        ):
-            pass
-        other.kill()
+    with (
+        holding(
+            "from pathlib import Path",
+            "from m4c.staging import staged",
+            f"folder = staged(Path({str(tmp_path / 'out')!r}), 'a' * 16)",
+            "folder.__enter__()",
+        ),
+        pytest.raises(UsageError, match=r"another export into .*out goes on\n.*\n  fix: "),
+        staged(tmp_path / "out", "b" * 16),
+    ):
+        pass
     assert (tmp_path / f"out.partial-{'a' * 16}").is_dir()
     with staged(tmp_path / "out", "b" * 16) as folder:
         (folder / "manifest.json").write_text("one")

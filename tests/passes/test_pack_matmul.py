@@ -16,7 +16,17 @@ from m4c.rewrite import attribute
 from m4c.scheme import Scheme
 from tests.integer_graphs import run
 from tests.passes.rewriting import build
-from tests.passes.test_quantize_weights import LINEAR, TABLE, feed, folded, given, matrix, operators, rounded
+from tests.passes.test_quantize_weights import (
+    LINEAR,
+    TABLE,
+    TWO_PRODUCTS,
+    feed,
+    folded,
+    given,
+    matrix,
+    operators,
+    rounded,
+)
 
 
 def passed(model: ir.Model, *steps: Pass) -> tuple[ir.Model, tuple[Report, ...]]:
@@ -112,12 +122,6 @@ def test_foreign_integers_stay() -> None:
 
 
 def test_one_matrix_of_two_products_is_stored_once() -> None:
-    text = """m (float[3, 64] x) => (float[3, 24] y, float[3, 24] z) {
-        t = Transpose<perm = [1, 0]>(w)
-        y = MatMul(x, t)
-        r = Relu(x)
-        z = MatMul(r, t)
-    }"""
-    made, _ = passed(folded(text, {"w": matrix()}), QuantizeWeights(Scheme(4)), PackMatMul())
+    made, _ = passed(folded(TWO_PRODUCTS, {"w": matrix()}), QuantizeWeights(Scheme(4)), PackMatMul())
     assert operators(made).count("MatMulNBits") == 2
     assert set(made.graph.initializers) == {"w.packed", "w.packed.scales"}

@@ -27,6 +27,12 @@ LINEAR = """m (float[2, 3, {inputs}] x) => (float[2, 3, {outputs}] y) {{
     t = Transpose<perm = [1, 0]>(w)
     y = MatMul(x, t)
 }}"""
+TWO_PRODUCTS = """m (float[3, 64] x) => (float[3, 24] y, float[3, 24] z) {
+    t = Transpose<perm = [1, 0]>(w)
+    y = MatMul(x, t)
+    r = Relu(x)
+    z = MatMul(r, t)
+}"""
 TABLE = "m (int64[2, 3] ids) => (float[2, 3, {inputs}] y) {{ y = Gather(w, ids) }}"
 
 
@@ -173,14 +179,8 @@ def test_a_tied_table_and_head_stay_float() -> None:
 
 
 def test_two_products_share_one_matrix() -> None:
-    text = """m (float[3, 64] x) => (float[3, 24] y, float[3, 24] z) {
-        t = Transpose<perm = [1, 0]>(w)
-        y = MatMul(x, t)
-        r = Relu(x)
-        z = MatMul(r, t)
-    }"""
     values, x = matrix(), feed((3, 64))
-    made = quantized(folded(text, {"w": values}), QuantizeWeights(Scheme(8, 16)))
+    made = quantized(folded(TWO_PRODUCTS, {"w": values}), QuantizeWeights(Scheme(8, 16)))
     assert operators(made).count("DequantizeLinear") == 2
     assert set(made.graph.initializers) == {"w.q", "w.scales"}
     near = rounded(values, Grid(8, 16)).T
