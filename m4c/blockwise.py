@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 import torch
+from numba import njit
 from torch import Tensor
 
 from m4c.ahead import ahead
@@ -74,13 +75,13 @@ class Blocks:
 
     def dequantized(self) -> Tensor:
         """Return the values, float32 (rows, inputs)."""
-        rows, inputs = self.codes.shape
-        grouped = self.codes.view(rows, self.scales.shape[1], -1).float()
-        return (grouped.sub_(self.zeros.float().unsqueeze(2)) * self.scales.unsqueeze(2)).view(rows, inputs)
+        made = torch.empty(self.codes.shape)
+        _dequantize(*(t.contiguous().numpy() for t in (self.codes, self.scales, self.zeros)), made.numpy())
+        return made
 
 
 Method = Callable[[Tensor, Grid], Blocks]
-"""Quantizes rows, float32 (rows, inputs), each for itself; the rows may be overwritten."""
+"""Quantizes rows, float32 (rows, inputs), each for itself; the rows are left alone."""
 
 Rows = Callable[[slice], Blocks]
 """Gives some rows of one matrix, quantized."""
@@ -242,6 +243,18 @@ class _Jointly:
             for later in range(index + 1, len(made)):
                 self._waiting[later, rows.start, rows.stop] = made[later]
         return made[index]
+
+
+@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _dequantize(codes: Array, scales: Array, zeros: Array, values: Array) -> None:
+    """Fill ``values`` (rows, inputs) with what the codes stand for."""
+    rows, groups = scales.shape
+    size = codes.shape[1] // groups
+    for row in range(rows):
+        for group in range(groups):
+            scale, zero = scales[row, group], np.float32(zeros[row, group])
+            for i in range(group * size, (group + 1) * size):
+                values[row, i] = (np.float32(codes[row, i]) - zero) * scale
 
 
 def nibbles(codes: Tensor) -> Tensor:

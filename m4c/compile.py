@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from m4c import __version__, tasks
+from m4c.allocator import give_back
 from m4c.artifact import Artifact, record_artifact
 from m4c.bundle import (
     FileRecord,
@@ -131,6 +132,7 @@ def compile_sources(
     request: Request, sources: list[Any], graphs: Path, folder: Path, progress: Progress
 ) -> tuple[GraphRecord, ...]:
     """Compile ``sources`` into the folder ``graphs`` of the bundle at ``folder``."""
+    give_back()
     begin(graphs)
     with WeightFile(graphs / "weights.bin", journaled=True) as weights:
         compiled = []

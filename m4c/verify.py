@@ -18,15 +18,15 @@ from m4c.runners import open_runner
 from m4c.segments import run_in_segments
 from m4c.source import Source
 from m4c.trace import onnx_values, tflite_values
-from m4c.weights import part, stretches
+from m4c.weights import part
 
 Array = np.ndarray
 
 LEAST_DB = 6.0
 """Smallest SQNR of a rounded matrix: 4 bits give gaussian weights about 20 dB, and 15 dB where a few are 20 times as large."""
 
-SAMPLED = 4
-"""Stretches of rows of a rounded matrix that are held against the true one."""
+SAMPLED, SAMPLED_ROWS = 4, 32
+"""Places of a rounded matrix that are held against the true one, and rows of each."""
 
 FLOAT_FIX = "this artifact must not be shipped: report it"
 INTEGER_FIX = "give more typical --calibration samples, try --quantize none, or allow less by --min-sqnr"
@@ -96,7 +96,7 @@ def _rounded(source: Source, artifact: Path) -> Source:
     rounded = source.with_weights(stored)
     for name, matrix in stored.items():
         true = source.weight(name)
-        for rows in _spread(stretches(matrix, 0)):
+        for rows in _spread(matrix.shape.numpy()[0]):
             found = sqnr(part(true, rows), part(matrix, rows))
             if not found >= LEAST_DB:  # so that NaN is none
                 raise NumbersError(
@@ -107,10 +107,10 @@ def _rounded(source: Source, artifact: Path) -> Source:
     return rounded
 
 
-def _spread(rows: list[slice]) -> list[slice]:
-    """Return the first, the last and a few stretches between: all would be as much work as to round them again."""
-    places = np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows)))
-    return [rows[int(place)] for place in places]
+def _spread(rows: int) -> list[slice]:
+    """Return the first, the last and a few rows between: all would be as much work as to round them again."""
+    starts = np.linspace(0, max(0, rows - SAMPLED_ROWS), SAMPLED, dtype=int)
+    return [slice(start, min(start + SAMPLED_ROWS, rows)) for start in sorted(set(starts.tolist()))]
 
 
 def _check_numbers(source: Source, expected: Mapping[str, Array]) -> None:

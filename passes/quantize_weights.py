@@ -166,6 +166,6 @@ class Rounded:
 
     def __call__(self, rows: slice) -> Blocks:
         """Return ``rows`` on the grid."""
-        # a copy, as the method overwrites its rows and a source may hold them
-        values = np.array(part(self.matrix, rows), order="C")
+        # torch takes no array that cannot be written, though this one is only read
+        values = np.require(part(self.matrix, rows), requirements=["C", "W"])
         return self.method(torch.from_numpy(values), self.grid)

@@ -79,7 +79,7 @@ def _errors(
 
     def measure(rows: slice) -> Tensor:
         values = torch.from_numpy(np.array(part(tensor, rows), np.float32))
-        noise = [method(values.clone(), grid).dequantized().sub_(values) for grid in grids]
+        noise = [method(values, grid).dequantized().sub_(values) for grid in grids]
         return torch.stack([(v.square_() @ weighing).sum(dtype=torch.float64) for v in (values, *noise)])
 
     total = torch.zeros(len(grids) + 1, dtype=torch.float64)

@@ -113,9 +113,7 @@ class _Work:
 
     def search(self, group: int) -> None:
         """Find scales and zero points of a group."""
-        rows = self.columns[group * self.size : (group + 1) * self.size].T.clone(
-            memory_format=torch.contiguous_format
-        )
+        rows = self.columns[group * self.size : (group + 1) * self.size].T
         found = round_to_nearest(rows, Grid(self.grid.bits, None, self.grid.symmetric))
         self.scales[group], self.zeros[group] = found.scales[:, 0], found.zeros[:, 0]
 
