@@ -51,6 +51,7 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         precision=artifact.plan.precision,
         processor=artifact.plan.processor,
         fallback=artifact.plan.fallback,
+        sizes=dict(source.sizes),
         pipeline=str(artifact.pipeline),
         inputs=tuple(_port(port, stored) for port in source.inputs),
         outputs=tuple(_port(port, stored) for port in source.outputs),

@@ -83,6 +83,8 @@ class GraphRecord:
     """What activation ranges were observed on, for integer artifacts."""
     vector: FileRecord
     """A pair of inputs and the source's outputs, for self-tests on a device."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """The dimensions that have names in the model and are numbers here, such as the steps of a cache that does not grow."""
 
 
 @dataclass(frozen=True)

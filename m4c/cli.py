@@ -165,6 +165,13 @@ def export(
     dynamic: Annotated[
         list[str] | None, typer.Option(help="A dimension to keep dynamic, such as batch.")
     ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N",
+            help="A dimension as a number, such as past=511 of a cache that does not grow; TFLite has no others.",
+        ),
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Sub-models compiled at once; 0: one a core.", min=0)] = 0,
     max_rss: Annotated[
         str | None,
@@ -180,14 +187,14 @@ def export(
     from m4c.errors import UsageError
     from m4c.request import Request
     from m4c.scheme import scheme
-    from m4c.selection import require_dimensions
+    from m4c.selection import require_dimensions, require_sizes
     from m4c.targets.profile import load_target
 
     names = tuple(submodels or ())
     files = [name for name in names if name.endswith(".onnx")]
     if weights is not None and random_weights is not None:
         raise UsageError("--weights and --random-weights exclude each other", fix="give one of them")
-    if files and (len(names) > 1 or weights is not None or dynamic):
+    if files and (len(names) > 1 or weights is not None or dynamic or size):
         raise UsageError(
             "an .onnx file is exported alone, with the weights and dimensions it has",
             fix="leave out the rest",
@@ -208,6 +215,7 @@ def export(
         calibration=calibration,
         min_sqnr=min_sqnr,
         dynamic=require_dimensions(dynamic or ()),
+        sizes=require_sizes(size or (), frozenset(dynamic or ())),
         dialect=dialect.value if dialect else None,
         scheme=scheme(precision, group_size, not asymmetric, method.value, tuple(keep or ()), bits_budget),
     )

@@ -157,27 +157,27 @@ def compile_graph(
         raise UnsupportedError(
             planned.fallback, where=source.name, fix="allow it with --fallback cpu, or leave it out"
         )
-    progress.stage(source.name, "capture")
-    captured = source.capture()
     try:
-        return _build(request, source, captured, planned, weights, folder, progress)
+        return _build(request, source, planned, weights, folder, progress)
     except UnsupportedError as error:
         if not allowed or planned.fallback:
             raise
         reason = f"{error.what} ({error.where})" if error.where else error.what
-        return _build(request, source, captured, fall_back(reason), weights, folder, progress)
+        return _build(request, source, fall_back(reason, request), weights, folder, progress)
 
 
 def _build(
     request: Request,
     source: Source,
-    captured: ir.Model,
     planned: Plan,
     weights: WeightFile,
     folder: Path,
     progress: Progress,
 ) -> Artifact:
-    """Run the passes, write the artifact, and hold it against its source."""
+    """Capture at the planned sizes, run the passes, write the artifact, and hold it against its source."""
+    source = source.sized(planned.sizes)
+    progress.stage(source.name, "capture")
+    captured = source.capture()
     calibrated = planned.precision in INTEGER
     samples = samples_for(source, request.calibration, request.seed) if calibrated else None
     step = partial(progress.step, source.name)

@@ -1,6 +1,7 @@
 """What a user asks of a compile, and what follows from it for one graph."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from m4c.calibration import without_samples
@@ -40,6 +41,8 @@ class Request:
     min_sqnr: float | None = None
     """The SQNR in dB that integer artifacts must have, instead of the table's floor."""
     dynamic: frozenset[str] = frozenset()
+    sizes: tuple[tuple[str, int], ...] = ()
+    """Names of dimensions and what numbers they shall be."""
     scheme: Scheme | None = None
     """How weights alone are quantized, if they are."""
     dialect: str | None = None
@@ -56,6 +59,8 @@ class Plan:
     dialect: str = "standard"
     fallback: str | None = None
     """Why it is not built for the target that was asked for."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Dimensions that are numbers here."""
 
 
 def plan(request: Request, source: Source) -> Plan:
@@ -71,20 +76,27 @@ def plan(request: Request, source: Source) -> Plan:
         )
     precision = request.precision or target.precision
     fastest = "ort" if precision in BITS else "standard"
-    wanted = Plan(request.format or target.format, precision, target.name, request.dialect or fastest)
-    growing = sorted({d for port in source.inputs for d in port.shape if isinstance(d, str) and "+" not in d})
-    if growing and (target.static_shapes or wanted.format == "tflite"):
-        return fall_back(f"{' and '.join(growing)} change from call to call, {target.name} has static shapes")
+    file_format = request.format or target.format
+    static, sizes = target.static_shapes or file_format == "tflite", dict(request.sizes)
+    if static:
+        sizes = {**source.static, **sizes}
+    wanted = Plan(file_format, precision, target.name, request.dialect or fastest, sizes=sizes)
+    ports = source.sized(sizes).inputs
+    growing = sorted({d for port in ports for d in port.shape if isinstance(d, str) and "+" not in d})
+    if growing and static:
+        return fall_back(
+            f"{' and '.join(growing)} change from call to call, {target.name} has static shapes", request
+        )
     if wanted.precision in BITS and wanted.format == "tflite":
-        return fall_back(f"{wanted.precision} in TFLite is not supported")
+        return fall_back(f"{wanted.precision} in TFLite is not supported", request)
     if wanted.precision in BITS and isinstance(source, OnnxSource):
-        return fall_back(f"{wanted.precision} of an ONNX file is not supported")
+        return fall_back(f"{wanted.precision} of an ONNX file is not supported", request)
     if wanted.precision in INTEGER and (reason := without_samples(source, request.calibration)):
-        return fall_back(reason)
+        return fall_back(reason, request)
     return wanted
 
 
-def fall_back(reason: str) -> Plan:
+def fall_back(reason: str, request: Request) -> Plan:
     """Return the plan of a graph that its target cannot have: float32 on the CPU, with the reason."""
     cpu = load_target("cpu")
-    return Plan(cpu.format, cpu.precision, cpu.name, fallback=reason)
+    return Plan(cpu.format, cpu.precision, cpu.name, fallback=reason, sizes=dict(request.sizes))

@@ -177,6 +177,7 @@ def _need(request: Request, sources: list[Any]) -> Need:
         tally = _Tally(Path(folder) / "weights.bin")
         for source in sources:
             planned = plan(request, source)
+            source = source.sized(planned.sizes)
             captured = source.capture()
             read += weight_bytes(captured)
             model, _ = pipeline_for(request, planned, None, Path(folder), _told).run(captured)

@@ -32,6 +32,23 @@ def require_dimensions(names: Iterable[str]) -> frozenset[str]:
     return frozenset(names)
 
 
+def require_sizes(texts: Iterable[str], dynamic: frozenset[str]) -> tuple[tuple[str, int], ...]:
+    """Return dimensions and their sizes of texts such as ``past=511``; none of them may be ``dynamic``.
+
+    Raises:
+        UsageError: if no graph has such a dimension, or a text has no number.
+    """
+    found: dict[str, int] = {}
+    for text in texts:
+        name, _, size = text.partition("=")
+        require_dimensions([name])
+        if not (size.isascii() and size.isdigit()):
+            raise UsageError(f"--size {text} has no number", fix=f"write it as {name}=16")
+        if name in dynamic or found.setdefault(name, int(size)) != int(size):
+            raise UsageError(f"{name} cannot be two things at once", fix=f"give {name} once")
+    return tuple(sorted(found.items()))
+
+
 def selected_submodels(names: tuple[str, ...]) -> list[str]:
     """Return the sub-models that a selection touches, in M4's order; an empty selection is all of them.
 

@@ -5,7 +5,7 @@ Both can be captured to a model, make inputs for themselves, and compute the out
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,17 @@ class Source(Protocol):
     @property
     def outputs(self) -> tuple[Port, ...]:
         """What comes out."""
+
+    @property
+    def static(self) -> Mapping[str, int]:
+        """The sizes of dimensions that grow, for a format that wants numbers."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The sizes of all named dimensions that are numbers here."""
+
+    def sized(self, sizes: Mapping[str, int]) -> "Source":
+        """Return this source with these dimensions as numbers."""
 
     def capture(self) -> ir.Model:
         """Return the model with lazy weights, before any pass."""
@@ -85,6 +96,23 @@ class TorchSource:
             _fixed(port, self.graph.sizes, self.graph.dynamic | self.dynamic) for port in self.graph.outputs
         )
 
+    @property
+    def static(self) -> Mapping[str, int]:
+        """What the graph says."""
+        sizes: Mapping[str, int] = self.graph.static
+        return sizes
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The sizes of the graph's dimensions that are not dynamic."""
+        fixed = self.graph.dimensions - self.graph.dynamic - self.dynamic
+        return {name: self.graph.sizes[name] for name in sorted(fixed)}
+
+    def sized(self, sizes: Mapping[str, int]) -> "TorchSource":
+        """Return the same graph with these dimensions as numbers, but for those that the user wants dynamic."""
+        chosen = {name: size for name, size in sizes.items() if name not in self.dynamic}
+        return replace(self, graph=self.graph.sized(chosen)) if chosen else self
+
     def capture(self) -> ir.Model:
         """Capture the module and bind the weights."""
         from m4c.capture import bind, capture
@@ -110,7 +138,7 @@ class TorchSource:
 
     def with_weights(self, changed: Mapping[str, ir.TensorProtocol]) -> "TorchSource":
         """Return the same graph with other values for some weights."""
-        return TorchSource(self.graph, {**self.weights, **changed}, self.dynamic)
+        return replace(self, weights={**self.weights, **changed})
 
     def record(self, inputs: Mapping[str, Array], recorder: Recorder) -> None:
         """Run the exported program node by node."""
@@ -150,6 +178,20 @@ class OnnxSource:
     def outputs(self) -> tuple[Port, ...]:
         """The outputs of the file."""
         return self._interface[1]
+
+    @property
+    def static(self) -> Mapping[str, int]:
+        """Nothing: the file does not say what its dimensions mean."""
+        return {}
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Nothing: the dimensions of the file that have names are dynamic."""
+        return {}
+
+    def sized(self, sizes: Mapping[str, int]) -> "OnnxSource":
+        """Return the file as it is: its dimensions are its own."""
+        return self
 
     @cached_property
     def _interface(self) -> tuple[tuple[Port, ...], tuple[Port, ...]]:

@@ -128,7 +128,8 @@ def test_mistakes_end_in_a_message(
 
 def test_an_operator_that_no_fallback_may_take_is_code_3(m4c: Shell, tmp_path: Path) -> None:
     done = m4c(
-        "export", "backbone/embed", "--format", "tflite", "--fallback", "error", "-o", tmp_path / "out"
+        *("export", "backbone/embed", "--format", "tflite", "--dynamic", "sequence"),
+        *("--fallback", "error", "-o", tmp_path / "out"),
     )
     assert done.code == 3
     assert "sequence change from call to call" in done.err

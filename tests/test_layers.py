@@ -14,7 +14,7 @@ ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
     "allocator errors record progress quiet numerics precisions model skeleton tasks host",
-    "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners segments bundle",
+    "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners segments bundle static_cache",
     "pipeline quant qdq scales observers",
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",

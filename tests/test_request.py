@@ -1,12 +1,14 @@
 """What follows from a request for one graph."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from m4c.errors import UsageError
-from m4c.models.graph import Port
+from m4c.models.graph import Graph, GraphModule, Port
 from m4c.request import Plan, Request, fall_back, plan
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.profile import load_target
@@ -14,19 +16,23 @@ from m4c.targets.profile import load_target
 CPU, TPU = load_target("cpu"), load_target("edgetpu")
 
 
-def source(*shape: int | str) -> Source:
-    """Return a source that has nothing but one input of ``shape``."""
+STEPS = (1, "past", "past + sequence", "sequence")
 
-    class Shaped(TorchSource):
-        @property
-        def inputs(self) -> tuple[Port, ...]:
-            return (Port("x", "float32", shape, "any"),)
 
-        @property
-        def name(self) -> str:
-            return "any/graph"
-
-    return Shaped(None, {})
+def source(*shape: int | str, dynamic: frozenset[str] = frozenset()) -> Source:
+    """Return a source of one input of ``shape``; past and sequence grow, unless they have to be numbers."""
+    graph = Graph(
+        "any/graph",
+        GraphModule(nn.Identity()),
+        (Port("x", "float32", shape, "any"),),
+        (),
+        lambda rng, sizes: {},
+        sizes={"batch": 1, "past": 5, "sequence": 3},
+        dynamic=frozenset({"past", "sequence"}),
+        static={name: size for name, size in (("past", 7), ("sequence", 1)) if name in shape},
+        max_steps=16,
+    )
+    return TorchSource(graph, {}, dynamic)
 
 
 def test_the_target_decides_unless_the_user_does() -> None:
@@ -40,16 +46,48 @@ def test_the_target_decides_unless_the_user_does() -> None:
     "request_",
     [Request(target=TPU), Request(target=TPU, format="onnx"), Request(target=CPU, format="tflite")],
 )
-def test_what_grows_is_built_for_the_cpu(request_: Request) -> None:
-    made = plan(request_, source(1, "past", "past + sequence", "sequence"))
+def test_what_grows_has_numbers_where_shapes_are_static(request_: Request) -> None:
+    made = plan(request_, source(*STEPS))
+    assert (made.fallback, made.processor) == (None, request_.target.name)
+    assert made.sizes == {"past": 7, "sequence": 1}
+    chosen = plan(replace(request_, sizes=(("past", 9),)), source(*STEPS))
+    assert chosen.sizes == {"past": 9, "sequence": 1}
+    (port,) = source(*STEPS).sized(chosen.sizes).inputs
+    assert port.shape == (1, 9, 10, 1)
+
+
+def test_a_user_may_want_numbers_anywhere() -> None:
+    made = plan(Request(target=CPU, sizes=(("past", 4),)), source(*STEPS))
+    sized = source(*STEPS).sized(made.sizes)
+    assert [port.shape for port in sized.inputs] == [(1, 4, "past + sequence", "sequence")]
+    assert sized.sizes == {"past": 4}
+
+
+def test_what_the_user_wants_dynamic_is_built_for_the_cpu() -> None:
+    made = plan(Request(target=CPU, format="tflite"), source(*STEPS, dynamic=frozenset({"past"})))
     assert (made.format, made.precision, made.processor) == ("onnx", "float32", "cpu")
-    assert made.fallback == (
-        f"past and sequence change from call to call, {request_.target.name} has static shapes"
-    )
+    assert made.fallback == "past change from call to call, cpu has static shapes"
 
 
 def test_what_grows_may_run_where_shapes_are_dynamic() -> None:
-    assert plan(Request(target=CPU), source("batch", 4)).fallback is None
+    made = plan(Request(target=CPU), source(*STEPS))
+    assert (made.fallback, made.sizes) == (None, {})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        ({"past": 16}, "past and sequence are 19 steps together, the model knows 16"),
+        ({"sequence": 0}, "sequence cannot be 0"),
+    ],
+)
+def test_sizes_that_no_model_has(sizes: dict[str, int], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        source(*STEPS).sized(sizes)
+
+
+def test_sizes_of_dimensions_that_a_graph_does_not_have_are_not_its_own() -> None:
+    assert source(1, 4).sized({"past": 99}).sizes == {}
 
 
 def test_what_nobody_has_samples_of_is_built_for_the_cpu(tmp_path: Path) -> None:
@@ -63,7 +101,10 @@ def test_what_nobody_has_samples_of_is_built_for_the_cpu(tmp_path: Path) -> None
 
 
 def test_a_fallback_keeps_its_reason() -> None:
-    assert fall_back("because") == Plan("onnx", "float32", "cpu", fallback="because")
+    asked = Request(target=TPU, sizes=(("past", 9),))
+    assert fall_back("because", asked) == Plan(
+        "onnx", "float32", "cpu", fallback="because", sizes={"past": 9}
+    )
 
 
 def test_requests_can_be_handed_to_another_process() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from m4c.errors import UsageError
 from m4c.models import SUBMODELS, build
-from m4c.selection import DIMENSIONS, require_dimensions, selected_graphs, selected_submodels
+from m4c.selection import DIMENSIONS, require_dimensions, require_sizes, selected_graphs, selected_submodels
 from m4c.skeleton import skeleton
 
 
@@ -53,3 +53,23 @@ def test_unknown_dimensions_are_refused() -> None:
     assert require_dimensions(["batch", "past"]) == {"batch", "past"}
     with pytest.raises(UsageError, match=r"no graph has a dimension 'bach'\n  fix: choose from: batch \("):
         require_dimensions(["bach"])
+
+
+def test_sizes() -> None:
+    assert require_sizes(["sequence=1", "past=511"], frozenset()) == (("past", 511), ("sequence", 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("past=", "--size past= has no number"),
+        ("past=x", "--size past=x has no number"),
+        ("past", "--size past has no number"),
+        ("pst=1", "no graph has a dimension 'pst'"),
+        ("past=2", "past cannot be two things at once"),
+        ("batch=2", "batch cannot be two things at once"),
+    ],
+)
+def test_sizes_that_say_nothing(text: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        require_sizes(["past=1", text], frozenset({"batch"}))

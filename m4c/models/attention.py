@@ -23,6 +23,24 @@ MASK = Port(
 )
 
 
+CACHE_STEPS = 512
+"""Steps of a cache and a call together, where a format wants numbers and nobody says how many."""
+
+CACHE_BYTES = 128 << 20
+"""The most that a whole cache of so many steps may have, in bytes: of LLaMA-7B, whose steps have a megabyte, 128 fit."""
+
+
+def static_steps(max_steps: int, step_bytes: int) -> dict[str, int]:
+    """Return the sizes of a cache that does not grow: one step a call, after as many as the model knows, within reason.
+
+    ``step_bytes`` is what all layers keep of a step.
+    """
+    steps = min(max_steps, CACHE_STEPS)
+    while steps > 1 and steps * step_bytes > CACHE_BYTES:
+        steps //= 2
+    return {"sequence": 1, "past": steps - 1}
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """Turn ``x`` (batch, steps, heads · head_dim) into (batch, heads, steps, head_dim)."""
     return x.view(x.shape[0], -1, heads, x.shape[2] // heads).transpose(1, 2)

@@ -1,13 +1,15 @@
 """What a sub-model is to the compiler: graphs with named, typed, explained inputs and outputs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from torch import nn
+
+from m4c.errors import UsageError
 
 Sizes = Mapping[str, int]
 FromTokens = Callable[
@@ -72,9 +74,10 @@ class Graph:
 
     ``module(*inputs)`` takes the inputs in order and returns the outputs in order, as a tuple if there are several.
     ``sizes`` gives each named dimension its size when it is static. ``dynamic`` names the dimensions that are dynamic in
-    every capture (a cache grows), whatever the user asked for. ``sample`` makes sensible inputs for given sizes.
-    ``repeats`` tells the equal blocks of a deep module. ``dialect`` is the only ONNX dialect that the graph is made for.
-    ``from_tokens`` makes inputs of token ids (batch, sequence), for calibration on text.
+    every capture (a cache grows), unless the format wants numbers: then ``static`` has their sizes, which the user may
+    change, and ``max_steps`` is the most that ``past`` and ``sequence`` may be together. ``sample`` makes sensible inputs
+    for given sizes. ``repeats`` tells the equal blocks of a deep module. ``dialect`` is the only ONNX dialect that the
+    graph is made for. ``from_tokens`` makes inputs of token ids (batch, sequence), for calibration on text.
     """
 
     name: str
@@ -84,6 +87,8 @@ class Graph:
     sample: Sample
     sizes: Sizes = field(default_factory=lambda: {"batch": 1})
     dynamic: frozenset[str] = frozenset()
+    static: Sizes = field(default_factory=dict)
+    max_steps: int | None = None
     repeats: Repetition | None = None
     dialect: str = ""
     from_tokens: FromTokens | None = None
@@ -92,6 +97,35 @@ class Graph:
     def submodel(self) -> str:
         """The sub-model that this graph belongs to: the part of the name before the slash."""
         return self.name.split("/")[0]
+
+    @property
+    def dimensions(self) -> frozenset[str]:
+        """The names of all dimensions of the inputs."""
+        names = (d for port in self.inputs for d in port.shape if isinstance(d, str))
+        return frozenset(term for name in names for term in name.split(" + ") if not term.isdigit())
+
+    def sized(self, sizes: Sizes) -> "Graph":
+        """Return this graph with ``sizes`` for those of its dimensions that are named there; these are dynamic no more.
+
+        Raises:
+            UsageError: if a size is none, or more steps are asked for than the model knows.
+        """
+        own = {name: size for name, size in sizes.items() if name in self.dimensions}
+        made = {**self.sizes, **own}
+        for name, size in own.items():
+            if size < (0 if name == "past" else 1):
+                raise UsageError(
+                    f"{name} cannot be {size}", where=self.name, fix=f"give --size {name}=1 or more"
+                )
+        steps = made.get("past", 0) + made.get("sequence", 0)
+        if own and self.max_steps is not None and steps > self.max_steps:
+            raise UsageError(
+                f"past and sequence are {steps} steps together, the model knows {self.max_steps}",
+                where=self.name,
+                fix=f"give sizes of up to {self.max_steps} steps, such as --size past={self.max_steps - 1} "
+                "--size sequence=1",
+            )
+        return replace(self, sizes=made, dynamic=self.dynamic - own.keys())
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from m4c.models import llama_genai
-from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps
+from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps, static_steps
 from m4c.models.graph import Graph, GraphModule, Port, Repetition, Sizes, Submodel
 from m4c.models.llama_layers import CachedLayer, rotary_table
 from m4c.models.llama_samples import decoder_inputs, model_inputs
@@ -130,6 +130,11 @@ def _backbone(name: str, config: LlamaSizes) -> Submodel:
     )
 
 
+def _static(config: LlamaSizes) -> Sizes:
+    step_bytes = 4 * 2 * config.layers * config.kv_heads * config.head_dim
+    return static_steps(config.max_positions, step_bytes)
+
+
 def _embeds(config: LlamaSizes) -> Port:
     return Port(
         "embeds",
@@ -164,6 +169,7 @@ def _embed_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Gra
         sample,
         sizes={"batch": 1, "sequence": 3},
         dynamic=frozenset({"sequence"}),
+        static={"sequence": 1},
     )
 
 
@@ -205,6 +211,8 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
         sample,
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
+        static=_static(config),
+        max_steps=config.max_positions,
         from_tokens=decoder_inputs,
         repeats=_layers(name, config, 1),
     )
@@ -224,6 +232,8 @@ def _model_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Gra
         sample,
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
+        static=_static(config),
+        max_steps=config.max_positions,
         from_tokens=model_inputs,
         repeats=_layers(name, config, 2),
         dialect="genai",

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from m4c.host.masks import HIDDEN
-from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps
+from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps, static_steps
 from m4c.models.graph import Graph, GraphModule, Port, Sizes, Submodel
 from m4c.models.tts_layers import DecoderLayer, TtsTransformer
 from m4c.models.tts_sizes import END, PAD, PRESETS, TtsSizes
@@ -208,6 +208,8 @@ def _decoder(source: TtsTransformer, config: TtsSizes) -> Graph:
         sample,
         sizes={"batch": 1, "length": config.length, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
+        static=static_steps(config.max_steps, 4 * 2 * config.layers * config.heads * config.head_dim),
+        max_steps=config.max_steps,
     )
 
 

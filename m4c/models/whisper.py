@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, WhisperConfig, WhisperForConditionalGeneration
 
-from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps
+from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps, static_steps
 from m4c.models.graph import Graph, GraphModule, Port, Sizes, Submodel
 
 
@@ -235,4 +235,6 @@ def _decoder(source: nn.Module, config: WhisperSizes) -> Graph:
         sample,
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
+        static=static_steps(config.max_tokens, 4 * 2 * config.decoder_layers * config.width),
+        max_steps=config.max_tokens,
     )

@@ -15,6 +15,7 @@ from m4c.errors import UsageError
 from m4c.host.masks import causal_mask, positions
 from m4c.host.text import JsonTokenizer
 from m4c.runners import open_runner
+from m4c.static_cache import empty_cache, most_steps, open_decoder
 
 Array = np.ndarray
 Arrays = dict[str, Array]
@@ -50,11 +51,10 @@ def generate(folder: Path, manifest: Manifest, prompt: str, max_new_tokens: int 
     host = manifest.graph(WHOLE if whole else f"{BACKBONE}/embed").inputs[0].host
     tokenizer = JsonTokenizer(host_folder(folder, BACKBONE) / str(host["asset"]))
     given = tokenizer.tokenizer.encode(prompt).ids
-    _check_length(given, int(host["max_tokens"]))
+    limit = most_steps(keeper, int(host["max_tokens"]))
+    _check_length(given, limit)
     step = _whole_step(folder, manifest) if whole else _two_step(folder, manifest)
-    chosen = decode(
-        step, Cache.of(keeper), given, tuple(host["end"]), int(host["max_tokens"]), max_new_tokens
-    )
+    chosen = decode(step, Cache.of(keeper), given, tuple(host["end"]), limit, max_new_tokens)
     tokens = tuple(chosen)
     return Generated(_continuation(tokenizer, given, tokens), tokens, tuple(given))
 
@@ -69,10 +69,8 @@ class Cache:
     @classmethod
     def of(cls, graph: GraphRecord) -> "Cache":
         """Return the cache of ``graph``, whose past inputs and present outputs are in one order."""
-        pasts = [port for port in graph.inputs if port.name.startswith("past_")]
         presents = [port.name for port in graph.outputs if port.name.startswith("present")]
-        sizes: dict[int | str, int] = {"batch": 1, "past": 0}
-        empty = {p.name: np.zeros([int(sizes.get(d, d)) for d in p.shape], np.dtype(p.dtype)) for p in pasts}
+        empty = empty_cache(graph)
         return cls(empty, dict(zip(empty, presents, strict=True)))
 
 
@@ -95,7 +93,7 @@ def decode(
 def _two_step(folder: Path, manifest: Manifest) -> Step:
     """Return a step over ``backbone/embed`` and ``backbone/decoder``, which takes mask and positions."""
     embed, decoder = (
-        open_runner(folder / manifest.graph(f"{BACKBONE}/{part}").file.path) for part in ("embed", "decoder")
+        open_decoder(folder, manifest.graph(f"{BACKBONE}/{part}")) for part in ("embed", "decoder")
     )
 
     def step(tokens: Array, done: int, past: Arrays) -> Arrays:

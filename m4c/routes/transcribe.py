@@ -15,6 +15,7 @@ from m4c.host.prepare import prepare
 from m4c.host.text import ByteTokenizer, JsonTokenizer
 from m4c.host.wav import read_wav
 from m4c.runners import Runner, open_runner
+from m4c.static_cache import empty_cache, most_steps, open_decoder
 
 Array = np.ndarray
 
@@ -26,22 +27,17 @@ def transcribe(folder: Path, manifest: Manifest, audio: Path) -> str:
         UsageError: if the file is not readable sound.
         BundleError: if the bundle lacks a graph of the route.
     """
-    encoder, cross, decoder = (
-        open_runner(folder / manifest.graph(f"aud_i_enc/{part}").file.path)
-        for part in ("encoder", "cross", "decoder")
+    encoder, cross = (
+        open_runner(folder / manifest.graph(f"aud_i_enc/{part}").file.path) for part in ("encoder", "cross")
     )
+    keeper = manifest.graph("aud_i_enc/decoder")
+    decoder = open_decoder(folder, keeper)
     mel = manifest.graph("aud_i_enc/encoder").inputs[0]
     states = encoder.run({"mel": prepare(mel.host, read_wav(audio))})
     heard = cross.run({"states": states["states"]})
-    host = {**manifest.graph("aud_i_enc/decoder").inputs[0].host, **manifest.submodel("aud_i_enc").host}
-    past = {
-        port.name: np.zeros(
-            [1 if d == "batch" else 0 if d == "past" else int(d) for d in port.shape], np.float32
-        )
-        for port in manifest.graph("aud_i_enc/decoder").inputs
-        if port.name.startswith("past_")
-    }
-    tokens = list(decode(decoder, heard, past, host))
+    host = {**keeper.inputs[0].host, **manifest.submodel("aud_i_enc").host}
+    limit = most_steps(keeper, _numbers(host, "max_tokens")[0])
+    tokens = list(decode(decoder, heard, empty_cache(keeper), {**host, "max_tokens": limit}))
     return _text(host, host_folder(folder, "aud_i_enc"), tokens)
 
 

@@ -1,6 +1,7 @@
 """What follows a prompt, token for token as transformers generates it; and decoding with a step that says what it is told."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,17 +70,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlamaForCausa
     return folder, tiny_backbone.save(folder)
 
 
-@pytest.fixture(scope="module", params=["standard", "genai"])
+@pytest.fixture(scope="module", params=["standard", "genai", "tflite", "tflite of 8"])
 def bundle(
     request: pytest.FixtureRequest,
     model: tuple[Path, LlamaForCausalLM],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Bundle:
-    """Return a bundle of the checkpoint over two graphs, and over one."""
+    """Return a bundle of the checkpoint over two graphs, and over one; caches grow, or are masked."""
     out = tmp_path_factory.mktemp("generate") / "bundle"
-    wanted = Request(
-        target=load_target("cpu"), submodels=("backbone",), weights=model[0], dialect=request.param
-    )
+    form: dict[str, Any] = {"dialect": request.param}
+    if "tflite" in request.param:  # a prompt in two calls, the second of which is not full
+        form = {"format": "tflite", "sizes": (("sequence", 8),) if "8" in request.param else ()}
+        form["sizes"] += (("past", 56),) if form["sizes"] else ()
+    wanted = Request(target=load_target("cpu"), submodels=("backbone",), weights=model[0], **form)
     compile_bundle(wanted, out, Silent())
     return out, read_manifest(out)
 
@@ -100,9 +103,12 @@ def test_a_prompt_is_continued_as_by_transformers(
 
 def test_a_prompt_must_fit(bundle: Bundle) -> None:
     folder, manifest = bundle
-    with pytest.raises(UsageError, match="the prompt has 65 tokens, the model knows 64 positions"):
-        generate(folder, manifest, "x" * 64)
-    assert len(generate(folder, manifest, "x" * 62, 9).tokens) <= 1
+    most = manifest.graphs[-1].sizes.get("past", 63) + 1
+    with pytest.raises(
+        UsageError, match=f"the prompt has {most + 1} tokens, the model knows {most} positions"
+    ):
+        generate(folder, manifest, "x" * most)
+    assert len(generate(folder, manifest, "x" * (most - 2), 9).tokens) <= 1
 
 
 def test_a_bundle_without_the_graphs_says_so(float_bundle: Path) -> None:

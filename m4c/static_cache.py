@@ -1,0 +1,106 @@
+"""A decoder of fixed sizes behind the interface of one whose cache grows: what a runner on a device does, in numpy.
+
+A cache of ``past`` rows that holds fewer steps is filled up, and the mask hides the rest. A call of fewer steps than
+``sequence`` is filled up too, one of more becomes several. Each call returns the cache it was given with its own steps after
+it: these alone are new, rows ``past`` … ``past + steps`` of every ``present``. Keys are turned by position already, so their
+order is free.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from m4c.bundle import GraphRecord
+from m4c.errors import UsageError
+from m4c.host.masks import HIDDEN
+from m4c.runners import Runner, open_runner
+
+Array = np.ndarray
+Arrays = dict[str, Array]
+
+STEPS_AXIS = 2
+"""Of caches, (batch, heads, steps, head_dim)."""
+
+
+def open_decoder(folder: Path, graph: GraphRecord) -> Runner:
+    """Open a graph of the bundle at ``folder``, to be run with any number of steps, and caches up to its own."""
+    runner = open_runner(folder / graph.file.path)
+    return StaticSteps(runner, graph) if "sequence" in graph.sizes else runner
+
+
+def empty_cache(graph: GraphRecord) -> Arrays:
+    """Return the inputs of ``graph`` that hold its cache, without any steps."""
+    pasts = [port for port in graph.inputs if port.name.startswith("past_")]
+    sizes: dict[int | str, int] = {"batch": 1, "past": 0}
+    found = {p.name: [int(sizes.get(d, d)) for d in p.shape] for p in pasts}
+    for shape in found.values():
+        shape[STEPS_AXIS] = 0
+    return {p.name: np.zeros(found[p.name], np.dtype(p.dtype)) for p in pasts}
+
+
+def most_steps(graph: GraphRecord, known: int) -> int:
+    """Return how many steps ``graph`` has room for, of those that its model knows."""
+    return min(known, graph.sizes["past"] + 1) if "past" in graph.sizes else known
+
+
+class StaticSteps:
+    """A runner of ``graph`` that takes any number of steps, and takes and gives caches of any length."""
+
+    def __init__(self, runner: Runner, graph: GraphRecord) -> None:
+        """Wrap ``runner``, which takes the sizes of ``graph`` alone."""
+        self._runner = runner
+        self.past, self.sequence = graph.sizes.get("past", 0), graph.sizes["sequence"]
+        self._caches = [port.name for port in graph.inputs if port.name.startswith("past_")]
+        self._stepwise = [
+            port.name for port in graph.inputs if len(port.shape) in (2, 3) and port.shape[1] == self.sequence
+        ]
+
+    def run(self, inputs: Mapping[str, Array]) -> Arrays:
+        """Return all outputs for the steps of ``inputs``, whose caches may be shorter than the graph's.
+
+        Raises:
+            UsageError: if the cache has no room for the steps.
+        """
+        caches = {name: inputs[name] for name in self._caches}
+        count, made = inputs[self._stepwise[0]].shape[1], list[Arrays]()
+        for start in range(0, count, self.sequence):
+            steps = slice(start, min(start + self.sequence, count))
+            outputs = self._call(inputs, caches, steps)
+            caches = {n: outputs.pop(n.replace("past", "present", 1)) for n in caches}
+            made.append(outputs)
+        joined = {name: np.concatenate([outputs[name] for outputs in made], axis=1) for name in made[0]}
+        return joined | {name.replace("past", "present", 1): cache for name, cache in caches.items()}
+
+    def _call(self, inputs: Mapping[str, Array], caches: Arrays, steps: slice) -> Arrays:
+        """Run the graph once, for some steps of ``inputs``."""
+        count = steps.stop - steps.start
+        done = next((cache.shape[STEPS_AXIS] for cache in caches.values()), 0)
+        if done > self.past:
+            raise UsageError(
+                f"the cache has room for {self.past} steps, there are {done}",
+                fix=f"export with a larger --size past={done}",
+            )
+        feeds = {name: _filled(inputs[name][:, steps], 1, self.sequence) for name in self._stepwise}
+        feeds |= {name: _filled(cache, STEPS_AXIS, self.past) for name, cache in caches.items()}
+        if caches:
+            seen = inputs["mask"][:, :, steps]
+            mask = np.full((len(seen), 1, self.sequence, self.past + self.sequence), HIDDEN, np.float32)
+            mask[:, :, :count, :done] = seen[..., :done]
+            mask[:, :, :count, self.past : self.past + count] = seen[..., done : done + count]
+            feeds["mask"] = mask
+        outputs = self._runner.run({**inputs, **feeds})
+        for name, value in outputs.items():
+            if name.startswith("present_"):
+                new = value[:, :, self.past : self.past + count]
+                before = caches[name.replace("present", "past", 1)]
+                outputs[name] = np.concatenate([before, new], axis=STEPS_AXIS)
+            else:
+                outputs[name] = value[:, :count]
+        return outputs
+
+
+def _filled(values: Array, axis: int, count: int) -> Array:
+    """Return ``values`` with zeros after them, so that ``axis`` has ``count`` entries."""
+    missing = [(0, count - values.shape[axis] if d == axis else 0) for d in range(values.ndim)]
+    return np.pad(values, missing)
