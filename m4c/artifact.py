@@ -13,7 +13,7 @@ from m4c.bundle import GraphRecord, PortRecord, VerificationRecord, record_file
 from m4c.calibration import Samples
 from m4c.model import operator_counts
 from m4c.models.graph import Port
-from m4c.pipeline import Pipeline
+from m4c.pipeline import Note, Pipeline
 from m4c.precisions import BITS
 from m4c.request import Plan
 from m4c.source import Source, TorchSource
@@ -33,6 +33,8 @@ class Artifact:
     verification: Verification
     min_sqnr: float | None
     samples: Samples | None
+    floats: tuple[Note, ...] = ()
+    """Where weights stay float that could be rounded, and why."""
 
 
 def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
@@ -51,6 +53,7 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         precision=artifact.plan.precision,
         processor=artifact.plan.processor,
         fallback=artifact.plan.fallback,
+        floats={note.where: note.text for note in artifact.floats},
         sizes=dict(source.sizes),
         pipeline=str(artifact.pipeline),
         inputs=tuple(_port(port, stored) for port in source.inputs),
@@ -61,13 +64,20 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
             inputs="the first calibration sample" if artifact.samples else "random inputs",
             max_absolute_error=figures.max_absolute,
             max_relative_error=figures.max_relative,
-            sqnr_db=figures.sqnr_db if math.isfinite(figures.sqnr_db) else None,
+            sqnr_db=_finite(figures.sqnr_db),
             allowed=figures.allowed(artifact.plan.precision, artifact.min_sqnr),
             min_sqnr_db=artifact.min_sqnr,
+            kernel_steps=found.steps,
+            runtime_sqnr_db=_finite(found.whole_db),
         ),
         calibration=artifact.samples.described if artifact.samples else None,
         vector=record_file(folder, vector),
     )
+
+
+def _finite(decibels: float | None) -> float | None:
+    """Return a ratio as JSON has it: None where there was no noise, or no signal."""
+    return decibels if decibels is not None and math.isfinite(decibels) else None
 
 
 def _reference(source: Source, precision: str) -> str:

@@ -6,7 +6,7 @@ matrix is quantized a stretch of rows at a time, when it is written, and never h
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -31,6 +31,8 @@ class Grid:
     group: int | None
     """Inputs that share a scale; None: all inputs of an output channel."""
     symmetric: bool = True
+    short: bool = False
+    """Whether scales are positive and numbers of bfloat16 and float16 both, as LiteRT's kernels have them."""
 
     def __post_init__(self) -> None:
         """Refuse what no runtime computes with."""
@@ -45,17 +47,33 @@ class Grid:
         return (1 << self.bits) - 1
 
     @property
+    def bottom(self) -> int:
+        """The smallest code: LiteRT's own 8-bit kernels add up in 16 bits, which −128 overflows."""
+        return 1 if self.short and self.bits == 8 else 0
+
+    @property
     def middle(self) -> int:
         """The zero point of a symmetric grid."""
         return 1 << (self.bits - 1)
+
+    def stored(self, scales: Tensor) -> Tensor:
+        """Return float32 ``scales`` as a format will store them: what follows is chosen for these.
+
+        A file of LiteRT has float16 scales, XNNPACK rounds them to bfloat16 (8 bits) when it packs weights, and takes none
+        that is negative; float16 ends at 2^-24 and 65504.
+        """
+        if not self.short:
+            return scales
+        return scales.abs().clamp(2**-24, 65280).bfloat16().half().float()
 
     def size(self, inputs: int) -> int:
         """Return how many inputs share a scale in a matrix of ``inputs``."""
         return inputs if self.group is None else self.group
 
     def bits_per_weight(self, inputs: int) -> float:
-        """Return the size of a weight with its share of the float32 scale, and of the zero point where there is one."""
-        return self.bits + (32 + (0 if self.symmetric else self.bits)) / self.size(inputs)
+        """Return the size of a weight with its share of the scale, and of the zero point where there is one."""
+        scale = 16 if self.short and self.group is not None else 32
+        return self.bits + (scale + (0 if self.symmetric else self.bits)) / self.size(inputs)
 
     def __str__(self) -> str:
         """Return a short name, such as ``int4/32`` or ``uint4/64``."""
@@ -165,6 +183,47 @@ class BlockwiseWeight:
             made.recipe(0, f"{self.name}.q", ir.DataType.INT8, self.shape),
             made.recipe(1, f"{self.name}.scales", ir.DataType.FLOAT, (self.shape[0], self.groups)),
         )
+
+    def linear(self) -> tuple[Recipe, Recipe]:
+        """Return codes and scales as FULLY_CONNECTED of LiteRT has them: signed, around a zero point of 0.
+
+        In 4 bits, codes are uint8 (outputs, inputs / 2), two in a byte, the first in the low half, and scales float16 (outputs,
+        groups). In 8 bits with a scale a channel, int8 (outputs, inputs) and float32 (outputs,).
+        """
+        outputs, inputs = self.shape
+
+        def make(rows: slice) -> tuple[Array, ...]:
+            blocks = self.rows(rows)
+            if self.grid.bits == 8:
+                return _signed(blocks.codes, self.grid).numpy(), blocks.scales.numpy()
+            return nibbles(blocks.codes).bitwise_xor_(0x88).numpy(), blocks.scales.half().numpy()
+
+        made = _Jointly(self, make, spans(outputs, self.step))
+        name, scales = f"{self.name}.q", f"{self.name}.scales"
+        if self.grid.bits == 8:
+            return (
+                made.recipe(0, name, ir.DataType.INT8, (outputs, inputs)),
+                made.recipe(1, scales, ir.DataType.FLOAT, (outputs,)),
+            )
+        return (
+            made.recipe(0, name, ir.DataType.UINT8, (outputs, inputs // 2)),
+            made.recipe(1, scales, ir.DataType.FLOAT16, (outputs, self.groups)),
+        )
+
+    def shortened(self) -> "BlockwiseWeight":
+        """Return this symmetric matrix with short scales; codes of a negative one change their signs, or nearly so."""
+        grid = replace(self.grid, short=True)
+
+        def rows(span: slice) -> Blocks:
+            blocks = self.rows(span)
+            grouped = blocks.codes.view(len(blocks.codes), self.groups, -1).to(torch.int16)
+            mirrored = (2 * grid.middle - grouped).clamp_(max=grid.top)
+            codes = torch.where(blocks.scales.unsqueeze(2) < 0, mirrored, grouped).clamp_(min=grid.bottom)
+            return Blocks(
+                codes.to(torch.uint8).view(blocks.codes.shape), grid.stored(blocks.scales), blocks.zeros
+            )
+
+        return BlockwiseWeight(self.name, self.shape, grid, rows, self.order, self.step)
 
     def turned(self) -> tuple[Recipe, Recipe, Recipe | None]:
         """Return codes, scales and zero points as DequantizeLinear before a MatMul takes them, inputs first.

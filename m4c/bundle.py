@@ -60,6 +60,11 @@ class VerificationRecord:
     allowed: str
     min_sqnr_db: float | None = None
     """The bound of an integer artifact, where the user set one."""
+    kernel_steps: float | None = None
+    """Of a TFLite artifact with rounded weights, whose products the other figures have in float: the root mean square by which
+    LiteRT's own product differs from that, in steps of the 8 bits that it rounds activations to; 0.29 is rounding alone."""
+    runtime_sqnr_db: float | None = None
+    """The SQNR of the same as LiteRT runs it; None if it was too large to be run at once."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class GraphRecord:
     """What activation ranges were observed on, for integer artifacts."""
     vector: FileRecord
     """A pair of inputs and the source's outputs, for self-tests on a device."""
+    floats: Mapping[str, str] = field(default_factory=dict)
+    """Module → why its weights stay float, where weights are rounded."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """The dimensions that have names in the model and are numbers here, such as the steps of a cache that does not grow."""
 

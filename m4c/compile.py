@@ -31,11 +31,12 @@ from m4c.numerics import SQNR_FLOOR_DB
 from m4c.parallel import in_processes
 from m4c.passes import OBSERVERS, for_format, for_integers, for_weights
 from m4c.passes.calibrate import Calibrate
+from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Pipeline
 from m4c.precisions import BITS, INTEGER
 from m4c.progress import Progress
-from m4c.request import Plan, Request, fall_back, plan
-from m4c.scheme import CALIBRATED, Given, Grids, Scheme
+from m4c.request import Plan, Request, fall_back, plan, weight_scheme
+from m4c.scheme import CALIBRATED, Given, Grids
 from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.staging import begin, read_finished, request_key, staged, write_finished
@@ -185,7 +186,7 @@ def _build(
         given, grids = _weighed(request, source, planned, Path(workspace), progress)
         pipeline = pipeline_for(request, planned, samples, Path(workspace), step, given, grids)
         progress.stage(source.name, "passes" if samples is None else "calibrate")
-        model, _ = pipeline.run(captured)
+        model, reports = pipeline.run(captured)
         progress.stage(source.name, "emit")
         stem = folder / source.name.partition("/")[2]
         path = _emit(model, planned, stem, f"{source.name} {pipeline}", weights, step)
@@ -201,6 +202,12 @@ def _build(
         verify(source, model, path, planned.precision, inputs, floor),
         floor,
         samples,
+        tuple(
+            note
+            for report in reports
+            if report.step.startswith(QuantizeWeights.name)
+            for note in report.misses
+        ),
     )
 
 
@@ -215,7 +222,7 @@ def pipeline_for(
 ) -> Pipeline:
     """Return the passes of a plan; ``given`` and ``grids`` are what is known of single weights."""
     if planned.precision in BITS:
-        return for_weights(_scheme(request, planned), planned.dialect, given, grids)
+        return for_weights(weight_scheme(request, planned), planned.dialect, given, grids)
     if samples is None:
         return for_format(planned.format, dialect=planned.dialect)
     return for_integers(
@@ -225,18 +232,13 @@ def pipeline_for(
     )
 
 
-def _scheme(request: Request, planned: Plan) -> Scheme:
-    """Return how weights are quantized: as asked for, or as the target's own precision says."""
-    return request.scheme or Scheme(BITS[planned.precision])
-
-
 def _weighed(
     request: Request, source: Source, planned: Plan, workspace: Path, progress: Progress
 ) -> tuple[Given, Grids]:
     """Return the weights that samples rounded and the grids that a budget bought; mostly there are none."""
     if planned.precision not in BITS or not isinstance(source, TorchSource):
         return {}, {}
-    scheme = _scheme(request, planned)
+    scheme = weight_scheme(request, planned)
     if scheme.bits_budget is None and scheme.method != CALIBRATED:
         return {}, {}
     from m4c.weight_plan import grids_for, rounded_on_samples

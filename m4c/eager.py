@@ -80,12 +80,12 @@ def _in_parts(
     if weight is None or not divisible(weight):
         return None
     if type(module) is nn.Linear:
-        return partial(_linear, weight, own.get("bias"))
+        return partial(linear, weight, own.get("bias"))
     return partial(_embedding, weight) if type(module) is nn.Embedding else None
 
 
-def _linear(weight: ir.TensorProtocol, bias: ir.TensorProtocol | None, x: torch.Tensor) -> torch.Tensor:
-    """Return ``x · weightᵀ + bias``, some outputs at a time."""
+def linear(weight: ir.TensorProtocol, bias: ir.TensorProtocol | None, x: torch.Tensor) -> torch.Tensor:
+    """Return ``x · weightᵀ + bias``, some outputs at a time, by all cores."""
 
     def outputs(rows: slice) -> torch.Tensor:
         return functional.linear(x, _torch(part(weight, rows)))

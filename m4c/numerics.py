@@ -21,6 +21,9 @@ Whisper tiny.en's encoder in int8 has 12.2 dB and transcribes as its source does
 int16x8 it has 31.5 dB.
 """
 
+ACTIVATIONS = "int8"
+"""The precision whose floor holds for a TFLite artifact with rounded weights as LiteRT runs it, with activations in 8 bits."""
+
 NOTABLE_DB = 20.0
 """Integer artifacts below this are pointed out to the user."""
 

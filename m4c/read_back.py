@@ -1,4 +1,4 @@
-"""The weights of an ONNX artifact as its operators understand them: what was written is read again, not what was meant."""
+"""The weights of an artifact as its operators understand them: what was written is read again, not what was meant."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from m4c import read_back_tflite
 from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles
 from m4c.rewrite import attribute
 from m4c.weights import Array, Recipe, array
@@ -14,6 +15,8 @@ from m4c.weights import Array, Recipe, array
 
 def read_back(path: Path) -> dict[str, Recipe]:
     """Return the dequantized matrices (outputs, inputs) of the artifact at ``path``, lazily, by the names of the weights."""
+    if path.suffix == ".tflite":
+        return read_back_tflite.read_back(path)
     found = {}
     for node in ir.load(path).graph:
         if node.op_type == "MatMulNBits":

@@ -80,20 +80,31 @@ def plan(request: Request, source: Source) -> Plan:
     static, sizes = target.static_shapes or file_format == "tflite", dict(request.sizes)
     if static:
         sizes = {**source.static, **sizes}
-    wanted = Plan(file_format, precision, target.name, request.dialect or fastest, sizes=sizes)
+    dialect = request.dialect or (fastest if file_format == "onnx" else "standard")
+    wanted = Plan(file_format, precision, target.name, dialect, sizes=sizes)
     ports = source.sized(sizes).inputs
     growing = sorted({d for port in ports for d in port.shape if isinstance(d, str) and "+" not in d})
     if growing and static:
         return fall_back(
             f"{' and '.join(growing)} change from call to call, {target.name} has static shapes", request
         )
-    if wanted.precision in BITS and wanted.format == "tflite":
-        return fall_back(f"{wanted.precision} in TFLite is not supported", request)
     if wanted.precision in BITS and isinstance(source, OnnxSource):
         return fall_back(f"{wanted.precision} of an ONNX file is not supported", request)
+    if wanted.precision in BITS:
+        weight_scheme(request, wanted)  # refused here, before anything is captured
     if wanted.precision in INTEGER and (reason := without_samples(source, request.calibration)):
         return fall_back(reason, request)
     return wanted
+
+
+def weight_scheme(request: Request, planned: Plan) -> Scheme:
+    """Return how weights are quantized: as asked for, or as the target's own precision says, on grids that the runtime has.
+
+    Raises:
+        UsageError: if it has none such.
+    """
+    scheme = request.scheme or Scheme(BITS[planned.precision])
+    return scheme.for_litert() if planned.format == "tflite" else scheme
 
 
 def fall_back(reason: str, request: Request) -> Plan:

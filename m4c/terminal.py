@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -96,6 +97,10 @@ def show_bundle(manifest: "Manifest", out: Path) -> None:
     for graph in manifest.graphs:
         if graph.fallback:
             console.print(f"{graph.name} was built for {graph.processor}: {graph.fallback}")
+        if graph.floats:
+            reasons = Counter(graph.floats.values())
+            kept = "; ".join(f"{count}: {reason}" for reason, count in sorted(reasons.items()))
+            console.print(f"{graph.name} keeps modules in float ({kept})")
         if graph.calibration:
             console.print(f"{graph.name} was calibrated on {graph.calibration}")
             found = graph.verification.sqnr_db

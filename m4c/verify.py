@@ -8,14 +8,15 @@ import numpy as np
 import onnx_ir as ir
 
 from m4c.errors import NumbersError
+from m4c.float_products import Ran, run_in_float
 from m4c.kernels import check_kernels
 from m4c.model import module_path
-from m4c.numerics import SQNR_FLOOR_DB, Difference, difference, sqnr, worst
+from m4c.numerics import ACTIVATIONS, SQNR_FLOOR_DB, Difference, difference, sqnr, worst
 from m4c.observers import MASKED
 from m4c.precisions import BITS, INTEGER
 from m4c.read_back import read_back
 from m4c.runners import open_runner
-from m4c.segments import run_in_segments
+from m4c.segments import SEGMENT_BYTES, run_in_segments
 from m4c.source import Source
 from m4c.trace import onnx_values, tflite_values
 from m4c.weights import part
@@ -40,6 +41,10 @@ class Verification:
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
     """What the source computes, not the artifact."""
+    steps: float | None = None
+    """How far LiteRT's kernels are from products by rounded weights, in steps: :data:`m4c.float_products.MOST_STEPS`."""
+    whole_db: float | None = None
+    """SQNR in dB of the whole as LiteRT runs it, where it rounds activations and the file is small enough to be run at once."""
 
 
 def verify(
@@ -61,7 +66,9 @@ def verify(
     """
     true = source.run(inputs)
     _check_numbers(source, true)
-    actual = _run(artifact, inputs)
+    hybrid = artifact.suffix == ".tflite" and precision in BITS
+    ran = run_in_float(artifact, inputs, check=True) if hybrid else Ran(_run(artifact, inputs), None)
+    actual = ran.outputs
     _check_outputs(source, true, actual)
     reference = _rounded(source, artifact) if precision in BITS else source
     expected = true if reference is source else reference.run(inputs)
@@ -76,7 +83,8 @@ def verify(
         )
     if precision in INTEGER and artifact.suffix == ".tflite":
         check_kernels(model, artifact, inputs)
-    return Verification(found, inputs, expected)
+    whole = _whole(source, artifact, inputs, expected) if hybrid else None
+    return Verification(found, inputs, expected, ran.steps, whole)
 
 
 def _run(artifact: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -84,6 +92,29 @@ def _run(artifact: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
     if artifact.suffix == ".onnx":
         return run_in_segments(artifact, inputs)
     return open_runner(artifact, mapped=True).run(inputs)
+
+
+def _whole(
+    source: Source, artifact: Path, inputs: Mapping[str, Array], expected: Mapping[str, Array]
+) -> float | None:
+    """Return the SQNR in dB of an artifact as LiteRT runs it, activations in 8 bits; None if it is too large to be packed here.
+
+    Raises:
+        NumbersError: if it is below what integer activations must have.
+    """
+    if artifact.stat().st_size > SEGMENT_BYTES:
+        return None
+    made = open_runner(artifact).run(inputs)
+    _check_outputs(source, expected, made)
+    found = worst([difference(expected[name], made[name]) for name in expected])
+    if not found.within(ACTIVATIONS):
+        raise NumbersError(
+            f"{source.name} as LiteRT runs it differs from its source: {found}, "
+            f"allowed is {found.allowed(ACTIVATIONS)}",
+            where=source.name,
+            fix=INTEGER_FIX,
+        )
+    return found.sqnr_db
 
 
 def _rounded(source: Source, artifact: Path) -> Source:
@@ -155,8 +186,12 @@ def first_difference(
     which saturate in integers and would hide all others in floats.
     """
     actual: dict[str, Array] = {}
-    record = onnx_values if artifact.suffix == ".onnx" else tflite_values
-    record(artifact, inputs, actual.__setitem__)
+    if artifact.suffix == ".onnx":
+        onnx_values(artifact, inputs, actual.__setitem__)
+    elif precision in BITS:
+        run_in_float(artifact, inputs, actual.__setitem__)
+    else:
+        tflite_values(artifact, inputs, actual.__setitem__)
     found: dict[str, Difference] = {}
 
     def compare(name: str, value: Array) -> None:

@@ -70,10 +70,10 @@ class WeightFile:
         offset, digest = self._file.seek(before + -before % ALIGNMENT), hashlib.sha256()
         known = None
         try:
-            for data in ahead(partial(_bytes, tensor), stretches(tensor, PIECE)):
-                self._file.write(data)
-                digest.update(data)
-                progress(data.nbytes)
+            for piece in ahead(partial(data, tensor), stretches(tensor, PIECE)):
+                self._file.write(piece)
+                digest.update(piece)
+                progress(piece.nbytes)
             known = self._known.setdefault(digest.digest(), (offset, self._file.tell() - offset))
         finally:
             if known is None or known[0] != offset:
@@ -88,7 +88,7 @@ class WeightFile:
         self._file.flush()
 
 
-def _bytes(tensor: ir.TensorProtocol, rows: slice) -> memoryview:
+def data(tensor: ir.TensorProtocol, rows: slice) -> memoryview:
     """Return rows of ``tensor`` as they lie in a file: little-endian, in C order, 4-bit ones two to a byte."""
     values = part(tensor, rows) if divisible(tensor) else array(tensor)
     if values.dtype.itemsize != tensor.dtype.itemsize:  # only then does packing copy

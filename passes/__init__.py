@@ -48,7 +48,9 @@ def for_weights(
     given: Given = MappingProxyType({}),
     grids: Grids = MappingProxyType({}),
 ) -> Pipeline:
-    """Return the passes of a build whose weights alone are integers."""
+    """Return the passes of a build whose weights alone are integers, for LiteRT or an ONNX ``dialect``."""
+    if scheme.litert:
+        return for_format("tflite") | QuantizeWeights(scheme, given, grids)
     quantized = canonical() | QuantizeWeights(scheme, given, grids)
     return quantized if dialect == "standard" else quantized | PackMatMul() | FuseAttention() | FuseNorms()
 

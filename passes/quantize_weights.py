@@ -8,10 +8,11 @@ import onnx_ir as ir
 import torch
 
 from m4c.blockwise import Blocks, BlockwiseWeight, Grid, Method
+from m4c.errors import UnsupportedError
 from m4c.model import module_path
 from m4c.pipeline import Note, Pass, Result
 from m4c.rewrite import Replacement, attribute
-from m4c.scheme import METHODS, Given, Grids, Scheme
+from m4c.scheme import LEAST_OUTPUTS, LITERT_GROUPS, METHODS, Given, Grids, Scheme
 from m4c.weights import (
     Folded,
     Transposed,
@@ -20,6 +21,13 @@ from m4c.weights import (
     part,
     stored_value,
 )
+
+KEPT = "the scheme keeps it, or it is computed from several weights"
+TIED = "one matrix is both a table and a factor, and cannot be on two grids"
+KERNEL = "a convolution, whose kernels stay float"
+"""Why weights are not rounded."""
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 OPSET = 21
 """The first opset whose DequantizeLinear has blocks."""
@@ -48,15 +56,18 @@ class QuantizeWeights(Pass):
         misses: list[Note] = []
         tied = _tied(model.graph)
         for node in list(model.graph):
-            if any(value is not None and _source(value) in tied for value in node.inputs):
-                note = None  # one tensor cannot be on two grids
+            where, note, reason = module_path(node), None, KEPT
+            if any(value is not None and (_source(value) in tied or _shared(value)) for value in node.inputs):
+                reason = TIED
             elif node.op_type == "MatMul" and _matrix(node.inputs[1]):
                 note = self._multiplication(node)
             elif node.op_type == "Gather" and _matrix(node.inputs[0]) and attribute(node, "axis", 0) == 0:
                 note = self._table(node)
+            elif node.op_type in CONVOLUTIONS and node.inputs[1] is not None and is_weight(node.inputs[1]):
+                reason = KERNEL
             else:
                 continue
-            (misses if note is None else changes).append(note or Note(module_path(node), "kept in float"))
+            (misses if note is None else changes).append(note or Note(where, reason))
         if changes:
             model.opset_imports[""] = max(OPSET, model.opset_imports[""])
             ir.passes.common.RemoveUnusedNodesPass()(model)
@@ -118,17 +129,33 @@ class QuantizeWeights(Pass):
             return None
         name = str(matrix.name)
         if isinstance(packed, BlockwiseWeight):
-            return packed
+            return _for_litert(packed) if self.scheme.litert else packed
         if name in self.given:
             return self.given[name]
         outputs, inputs = matrix.shape.numpy()
         grid = self.grids.get(name) or self.scheme.grid(name, inputs)
         if grid is None:
             return None
+        if grid.short and outputs < LEAST_OUTPUTS:
+            grid = self.scheme.of(8, inputs)
         rows = Rounded(matrix, grid, self.scheme.rounding)
         return BlockwiseWeight(
             name, (outputs, inputs), grid, rows, step=None if divisible(matrix) else outputs
         )
+
+
+def _for_litert(packed: BlockwiseWeight) -> BlockwiseWeight:
+    """Return a checkpoint's own codes as LiteRT computes with them, or raise if it does not."""
+    grid = packed.grid
+    groups = LITERT_GROUPS[grid.bits]
+    fits = grid.group is None if not groups else grid.group is not None and grid.group % groups[-1] == 0
+    if not grid.symmetric or not fits:
+        raise UnsupportedError(
+            f"{packed.name} is {grid} in the checkpoint, which LiteRT has no fast kernel for",
+            where=packed.name,
+            fix="export it as ONNX, or from a checkpoint in float",
+        )
+    return packed.shortened()
 
 
 def _tied(graph: ir.Graph) -> set[str]:
@@ -136,6 +163,11 @@ def _tied(graph: ir.Graph) -> set[str]:
     tables = {_source(n.inputs[0]) for n in graph if n.op_type == "Gather" and _matrix(n.inputs[0])}
     factors = {_source(n.inputs[1]) for n in graph if n.op_type == "MatMul" and _matrix(n.inputs[1])}
     return tables & factors
+
+
+def _shared(value: ir.Value) -> bool:
+    """Return whether ``value`` is a matrix that is gathered from and, turned around when it runs, multiplied by."""
+    return _matrix(value) and {"Gather", "Transpose"} <= {user.op_type for user, _ in value.uses()}
 
 
 def _source(value: ir.Value | None) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from m4c.errors import UsageError
 from m4c.models.graph import Graph, GraphModule, Port
 from m4c.request import Plan, Request, fall_back, plan
+from m4c.scheme import Scheme
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.profile import load_target
 
@@ -120,9 +121,11 @@ def test_weights_alone_are_packed_for_onnx_runtime_unless_the_user_says_otherwis
     assert plan(asked, source(1, 4)) == Plan("onnx", precision, "cpu", "standard")
 
 
-def test_weights_alone_in_a_format_that_does_not_have_them() -> None:
-    made = plan(Request(target=CPU, precision="int4", format="tflite"), source(1, 4))
-    assert made == Plan("onnx", "float32", "cpu", fallback="int4 in TFLite is not supported")
+def test_weights_alone_in_tflite() -> None:
+    asked = Request(target=CPU, precision="int4", format="tflite")
+    assert plan(asked, source(1, 4)) == Plan("tflite", "int4", "cpu")
+    with pytest.raises(UsageError, match="weights around zero alone"):
+        plan(replace(asked, scheme=Scheme(4, symmetric=False)), source(1, 4))
 
 
 def test_weights_alone_of_an_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,3 +103,34 @@ def test_options_of_another_precision(precision: str | None) -> None:
 def test_rules_that_say_nothing(rule: str) -> None:
     with pytest.raises(UsageError, match="has no precision"):
         scheme("int4", None, True, "rtn", (rule,), None)
+
+
+@pytest.mark.parametrize(
+    ("bits", "inputs", "grid"),
+    [
+        (4, 4096, Grid(4, 128, short=True)),
+        (4, 192, Grid(4, 64, short=True)),
+        (4, 96, Grid(4, 32, short=True)),
+        (4, 48, Grid(8, None, short=True)),
+        (8, 4096, Grid(8, None, short=True)),
+    ],
+)
+def test_grids_of_litert(bits: int, inputs: int, grid: Grid) -> None:
+    made = Scheme(bits).for_litert()
+    assert made.grid("w", inputs) == grid
+    assert made.grid("t", inputs, table=True) == Grid(8, None, short=True)
+    assert str(made) == f"int{bits}/auto, rtn, LiteRT"
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (Scheme(4, symmetric=False), "weights around zero alone"),
+        (Scheme(4, 16), "4-bit weights with a group size of 16"),
+        (Scheme(4, 0), "4-bit weights with a group size of 0"),
+        (Scheme(8, 32), "8-bit weights with a group size of 32"),
+    ],
+)
+def test_what_litert_does_not_compute(asked: Scheme, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        asked.for_litert()

@@ -5,7 +5,7 @@ Pre-trained Transformers", ICLR 2023. The Hessian 2·XᵀX/n of a layer's square
 inverse is needed only as the upper factor U of H⁻¹ = UᵀU, which several layers with one input share.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -114,7 +114,7 @@ class _Work:
     def search(self, group: int) -> None:
         """Find scales and zero points of a group."""
         rows = self.columns[group * self.size : (group + 1) * self.size].T
-        found = round_to_nearest(rows, Grid(self.grid.bits, None, self.grid.symmetric))
+        found = round_to_nearest(rows, replace(self.grid, group=None))
         self.scales[group], self.zeros[group] = found.scales[:, 0], found.zeros[:, 0]
 
     def round(self, place: int) -> Tensor:
@@ -123,7 +123,7 @@ class _Work:
             self.search(place // self.size)
         column: int = place if self.order is None else self.order[place]
         scale, zero = self.scales[column // self.size], self.zeros[column // self.size]
-        codes = (self.columns[place] / scale).add_(zero).round_().clamp_(0, self.grid.top)
+        codes = (self.columns[place] / scale).add_(zero).round_().clamp_(self.grid.bottom, self.grid.top)
         self.codes[column] = codes
         made: Tensor = codes.sub_(zero).mul_(scale)
         return self.columns[place] - made

@@ -45,10 +45,12 @@ def half_quadratic(rows: Tensor, grid: Grid) -> Blocks:
     for piece in spans(len(groups), max(1, PIECE // groups.shape[1])):
         values = groups[piece] / scales[piece]
         fit = _solve(values, _Fit(grid, torch.ones_like(scales[piece]), zeros[piece].float()))
+        if grid.short:
+            fit = _stored(values, fit, scales[piece])
         codes[piece] = fit.codes(values)
         scales[piece].mul_(fit.scale)
         zeros[piece] = fit.zero
-    return Blocks(codes.view(outputs, inputs), scales.view(outputs, -1), zeros.view(outputs, -1))
+    return Blocks(codes.view(outputs, inputs), grid.stored(scales.view(outputs, -1)), zeros.view(outputs, -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,20 @@ class _Fit:
 
     def codes(self, values: Tensor) -> Tensor:
         """Return the codes of ``values``, as floats."""
-        return (values / self.scale).add_(self.zero).round_().clamp_(0, self.grid.top)
+        return (values / self.scale).add_(self.zero).round_().clamp_(self.grid.bottom, self.grid.top)
 
     def error(self, values: Tensor) -> Tensor:
         """Return Σ |error|^p (groups, 1)."""
         made = self.codes(values).sub_(self.zero).mul_(self.scale)
         return made.sub_(values).abs_().pow_(NORM).sum(1, keepdim=True)
+
+
+def _stored(values: Tensor, fit: _Fit, scales: Tensor) -> _Fit:
+    """Return ``fit`` with its scale, in steps of ``scales``, as it is stored; 1 where that is better."""
+    made = _Fit(fit.grid, fit.grid.stored(fit.scale * scales) / scales, fit.zero)
+    begin = _Fit(fit.grid, torch.ones_like(fit.scale), fit.zero)
+    worse = made.error(values) > begin.error(values)
+    return _Fit(fit.grid, torch.where(worse, 1.0, made.scale), fit.zero)
 
 
 def _solve(values: Tensor, best: _Fit) -> _Fit:

@@ -35,11 +35,22 @@ HALF_WAY = np.float32(1.5 * 2**23)
 """Added to and taken from a float32 below 2^22, it rounds to the nearest integer, of two as near to the even one."""
 
 
+LEAST, MOST = np.float32(2**-24), np.float32(65280)
+"""The smallest and the largest number of float16 that has 8 bits."""
+
+FINE, EVEN_STEPS = np.float32(2**-17), np.float32(0.75)
+"""Numbers of float16 below the first have fewer than 8 bits: multiples of 2^-24, which float32 rounds to near the second."""
+
+SPLIT = np.float32(2**16 + 1)
+"""Leaves 8 of the 24 bits of a float32 (T. Dekker, "A floating-point technique for extending the available precision")."""
+
+
 def round_to_nearest(rows: Tensor, grid: Grid) -> Blocks:
     """Quantize ``rows`` float32 (rows, inputs), which are left alone; each group keeps the scale with the smallest error.
 
     Every candidate is refined once, as the best scale for its codes has a closed form. On a symmetric
-    grid the scale has the sign that gives the largest value the code −2^(bits−1), which has no positive counterpart.
+    grid the scale has the sign that gives the largest value the code −2^(bits−1), which has no positive counterpart, if the
+    grid allows. Codes are those nearest for the scale as it is stored.
     """
     outputs, inputs = rows.shape
     size = grid.size(inputs)
@@ -48,7 +59,7 @@ def round_to_nearest(rows: Tensor, grid: Grid) -> Blocks:
     scales, zeros = np.empty(len(groups), np.float32), np.empty(len(groups), np.uint8)
     lanes = min(LANES, max(FEWEST_LANES, CACHED // size))
     shrinks = np.array(SHRINKS[grid.bits], np.float32)
-    _search(groups, grid.middle, grid.symmetric, shrinks, lanes, codes, scales, zeros)
+    _search(groups, grid.middle, grid.bottom, grid.symmetric, grid.short, shrinks, lanes, codes, scales, zeros)
     made = codes.reshape(outputs, inputs), scales.reshape(outputs, -1), zeros.reshape(outputs, -1)
     return Blocks(*map(torch.from_numpy, made))
 
@@ -65,7 +76,9 @@ def _nearest(value: np.float32, low: np.float32, high: np.float32) -> np.float32
 def _search(
     groups: Array,
     middle: int,
+    bottom: int,
     symmetric: bool,
+    short: bool,
     shrinks: Array,
     width: int,
     codes: Array,
@@ -87,7 +100,7 @@ def _search(
             for i in range(size):
                 lanes[i, lane] = groups[first + lane, i]
         _extremes(lanes, low, high)
-        _frame(middle, symmetric, low, high, full, zero)
+        _frame(middle, bottom, symmetric, short, low, high, full, zero)
         for lane in range(width):
             step[lane] = np.float32(1) / full[lane]
         for i in range(size):
@@ -95,6 +108,8 @@ def _search(
                 lanes[i, lane] *= step[lane]
         _choose(lanes, shrinks, low, high, noise, product, square, best, share)
         for lane in range(width):
+            if short:
+                share[lane] = _short(full[lane] * share[lane]) / full[lane]
             step[lane] = np.float32(1) / share[lane]
         for i in range(size):
             for lane in range(width):
@@ -102,8 +117,19 @@ def _search(
         for lane in range(here):
             for i in range(size):
                 codes[first + lane, i] = np.uint8(lanes[i, lane])
-            scales[first + lane] = full[lane] * share[lane]
+            scale = full[lane] * share[lane]
+            scales[first + lane] = _short(scale) if short else scale
             zeros[first + lane] = np.uint8(zero[lane])
+
+
+@njit(inline="always")  # type: ignore[untyped-decorator]
+def _short(scale: np.float32) -> np.float32:
+    """Return the number that bfloat16 and float16 both hold nearest to ``scale``, as :meth:`Grid.stored` does."""
+    scale = min(max(scale, LEAST), MOST)
+    if scale < FINE:
+        return (scale + EVEN_STEPS) - EVEN_STEPS
+    split = scale * SPLIT
+    return split - (split - scale)
 
 
 @njit(inline="always")  # type: ignore[untyped-decorator]
@@ -119,20 +145,23 @@ def _extremes(lanes: Array, low: Array, high: Array) -> None:
 
 
 @njit(inline="always")  # type: ignore[untyped-decorator]
-def _frame(middle: int, symmetric: bool, low: Array, high: Array, full: Array, zero: Array) -> None:
+def _frame(
+    middle: int, bottom: int, symmetric: bool, short: bool, low: Array, high: Array, full: Array, zero: Array
+) -> None:
     """Find the scale that just holds each lane and its zero point; make of its extremes those of its centred codes."""
     top = np.float32(2 * middle - 1)
     for lane in range(len(full)):
         if symmetric:
             largest = high[lane] if high[lane] + low[lane] > 0 else low[lane]
             scale = largest / np.float32(-middle)
+            scale = abs(scale) if short else scale
             full[lane] = scale if abs(scale) >= TINY else TINY
             zero[lane] = np.float32(middle)
         else:
             smallest = min(low[lane], np.float32(0))
             full[lane] = max(max(high[lane], np.float32(0)) / top - smallest / top, TINY)
             zero[lane] = _nearest(-smallest / full[lane], np.float32(0), top)
-        low[lane] = -zero[lane]
+        low[lane] = np.float32(bottom) - zero[lane]
         high[lane] = top - zero[lane]
 
 

@@ -8,7 +8,7 @@ maps and which has no limit.
 
 import contextlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +16,9 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.targets.emit_tflite.flat import Flat, Tensor
+from m4c.errors import Bug
+from m4c.targets.emit_tflite.flat import Array, ByChannel, Flat, Grouped, Tensor
+from m4c.weights import array
 
 Progress = Callable[[int], None]
 
@@ -34,6 +36,9 @@ DUMMY = 1
 
 DATA_SLOT, OFFSET_SLOT = 4, 6
 """Where the table of a ``Buffer`` keeps the places of its fields ``data`` and ``offset``."""
+
+SCALE_SLOT = 8
+"""Where the table of ``QuantizationParameters`` keeps the place of its scales."""
 
 
 def write(flat: Flat, path: Path, signature: str, progress: Progress | None = None) -> None:
@@ -59,12 +64,21 @@ def _stream(flat: Flat, file: BinaryIO, signature: str, progress: Progress) -> N
     _point(header, flat, offsets, inside)
     file.write(header)
     progress(len(header))
+    scales = {}
     for tensor, offset in zip(streamed, offsets, strict=True):
         length = struct.pack("<I", tensor.nbytes) if inside else b""
         file.write(bytes(offset - len(length) - file.tell()) + length)
         for chunk in tensor.chunks():
             file.write(chunk)
             progress(len(chunk))
+        if file.tell() != offset + tensor.nbytes:
+            raise Bug(f"{tensor.name} has {file.tell() - offset} bytes, declared were {tensor.nbytes}")
+        if isinstance(tensor.weights, ByChannel):
+            scales[tensor] = array(tensor.weights.scales)
+    if scales:
+        _scale(header, flat, scales)
+        file.seek(0)
+        file.write(header)
 
 
 def _places(end: int, streamed: Sequence[Tensor]) -> tuple[list[int], int]:
@@ -90,6 +104,16 @@ def _point(header: bytearray, flat: Flat, offsets: Sequence[int], inside: bool) 
             struct.pack_into("<I", header, field, offset - 4 - field)
         else:
             struct.pack_into("<Q", header, table.Pos + table.Offset(OFFSET_SLOT), offset)
+
+
+def _scale(header: bytearray, flat: Flat, scales: Mapping[Tensor, Array]) -> None:
+    """Set the scales of matrices that were read with them, in the packed ``header``."""
+    graph = tfl.Model.GetRootAs(header, 0).Subgraphs(0)
+    for index, tensor in enumerate(flat.tensors):
+        if tensor in scales:
+            table = graph.Tensors(index).Quantization()._tab
+            place = table.Vector(table.Offset(SCALE_SLOT))
+            np.frombuffer(header, "<f4", len(scales[tensor]), place)[:] = scales[tensor]
 
 
 def _pack(flat: Flat, signature: str, inside: bool) -> bytearray:
@@ -130,7 +154,7 @@ def _tensor(tensor: Tensor, buffers: list[Any], inside: bool) -> Any:
         elif tensor.streamed:
             buffer.offset, buffer.size = DUMMY, tensor.nbytes
         else:
-            buffer.data = np.frombuffer(b"".join(tensor.chunks()), np.uint8)
+            buffer.data = np.frombuffer(b"".join(bytes(chunk) for chunk in tensor.chunks()), np.uint8)
         made.buffer = len(buffers)
         buffers.append(buffer)
     if tensor.affine is not None:
@@ -138,6 +162,20 @@ def _tensor(tensor: Tensor, buffers: list[Any], inside: bool) -> Any:
         made.quantization.scale = np.array(tensor.affine.scale, np.float32)
         made.quantization.zeroPoint = np.array(tensor.affine.zero_point, np.int64)
         made.quantization.quantizedDimension = tensor.affine.axis
+    if tensor.weights is not None:
+        made.quantization = _of_weights(tensor.weights, tensor.shape[0])
+    return made
+
+
+def _of_weights(weights: Grouped | ByChannel, outputs: int) -> Any:
+    """Return the quantization of a matrix; scales of channels are not known yet."""
+    made = tfl.QuantizationParametersT()
+    if isinstance(weights, ByChannel):
+        made.scale, made.zeroPoint = np.zeros(outputs, np.float32), np.zeros(outputs, np.int64)
+        return made
+    made.detailsType = tfl.QuantizationDetails.BlockwiseQuantization
+    made.details = tfl.BlockwiseQuantizationT()
+    made.details.scales, made.details.blockSize = weights.scales, weights.size
     return made
 
 

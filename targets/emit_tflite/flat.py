@@ -7,14 +7,17 @@ nothing of ONNX operators or of targets.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
+from m4c.ahead import ahead
 from m4c.errors import Bug, UnsupportedError
-from m4c.weights import array
+from m4c.weight_file import PIECE, data
+from m4c.weights import array, stretches
 
 Array = np.ndarray
 
@@ -26,6 +29,8 @@ INLINE_BYTES = 256
 
 KIND: dict[ir.DataType, int] = {
     ir.DataType.FLOAT: tfl.TensorType.FLOAT32,
+    ir.DataType.FLOAT16: tfl.TensorType.FLOAT16,
+    ir.DataType.INT4: tfl.TensorType.INT4,
     ir.DataType.INT8: tfl.TensorType.INT8,
     ir.DataType.INT16: tfl.TensorType.INT16,
     ir.DataType.INT32: tfl.TensorType.INT32,
@@ -36,6 +41,7 @@ KIND: dict[ir.DataType, int] = {
 
 STORED_AS: dict[int, np.dtype[Any]] = {
     tfl.TensorType.FLOAT32: np.dtype("<f4"),
+    tfl.TensorType.FLOAT16: np.dtype("<f2"),
     tfl.TensorType.INT8: np.dtype("i1"),
     tfl.TensorType.INT16: np.dtype("<i2"),
     tfl.TensorType.INT32: np.dtype("<i4"),
@@ -59,11 +65,30 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class Grouped:
+    """Quantization of a matrix [outputs, inputs] around 0 with a scale for each group of ``size`` inputs."""
+
+    scales: int
+    """The index of the float16 tensor [outputs, inputs / size] that holds them."""
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ByChannel:
+    """Quantization around 0 with a scale for each index of axis 0, float32, read after what it scales."""
+
+    scales: ir.TensorProtocol
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
-    """What a stored tensor holds: ``source``, read while the file is written and then laid out by ``view``."""
+    """What a stored tensor holds: ``source``, read while the file is written.
+
+    It is laid out whole by ``view``; without one it is as it lies in ``source``, and read in parts.
+    """
 
     source: ir.TensorProtocol
-    view: Callable[[Array], Array]
+    view: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +100,8 @@ class Tensor:
     shape: tuple[int, ...]
     affine: Affine | None = None
     content: Content | None = None
+    weights: Grouped | ByChannel | None = None
+    """How a matrix is quantized that float values are multiplied by."""
 
     @property
     def kind(self) -> int:
@@ -84,7 +111,8 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Return how many bytes its content takes in the file."""
-        return math.prod(self.shape) * STORED_AS[self.kind].itemsize
+        count = math.prod(self.shape)
+        return count // 2 if self.dtype == ir.DataType.INT4 else count * STORED_AS[self.kind].itemsize
 
     @property
     def streamed(self) -> bool:
@@ -94,10 +122,14 @@ class Tensor:
         held = isinstance(self.content.source, ir.LazyTensor | ir.ExternalTensor)
         return held or self.nbytes > INLINE_BYTES
 
-    def chunks(self) -> Iterator[bytes]:
-        """Read the content and yield its bytes, some rows at a time."""
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Read the content and yield its bytes, some rows at a time; what has no view is read ahead, by all cores."""
         assert self.content is not None
-        values = self.content.view(array(self.content.source))
+        source, view = self.content.source, self.content.view
+        if view is None and source.dtype != ir.DataType.INT64:
+            yield from ahead(partial(data, source), stretches(source, PIECE))
+            return
+        values = array(source) if view is None else view(array(source))
         if tuple(values.shape) != self.shape:
             raise Bug(f"{self.name} was laid out as {list(values.shape)}, declared was {list(self.shape)}")
         kind = STORED_AS[self.kind]

@@ -5,8 +5,8 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.targets.emit_tflite.flat import Affine
-from m4c.targets.emit_tflite.lowering import Lowering
-from m4c.targets.emit_tflite.units import Unit
+from m4c.targets.emit_tflite.lowering import TURNED, Lowering
+from m4c.targets.emit_tflite.units import Unit, rounded_weight
 
 Op = tfl.BuiltinOperator
 
@@ -14,12 +14,16 @@ Op = tfl.BuiltinOperator
 def linear(at: Lowering, unit: Unit) -> None:
     """x @ W + b with stored W [K, N] and b [N] is FULLY_CONNECTED, for x of any rank.
 
-    With a float x and int8 W the kernel is LiteRT's hybrid one, which quantizes x by rows at run time.
+    With a float x and integer W the kernel is a hybrid one, which quantizes x by rows to 8 bits at run time.
     """
     x, w = unit.input(0), unit.input(1)
     rows, columns = at.shape(w)
-    source = at.read(x)
-    weight = at.laid_out(w, "transposed", lambda held: held.T, (columns, rows), (1, 0))
+    source, grid = at.read(x), rounded_weight(w)
+    weight = (
+        at.rounded(grid)
+        if grid is not None
+        else at.laid_out(w, TURNED, lambda held: held.T, (columns, rows), (1, 0))
+    )
     bias = biased(at, unit.optional(2), source, weight, columns)
     options = tfl.FullyConnectedOptionsT()
     options.keepNumDims = True

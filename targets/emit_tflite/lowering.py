@@ -13,16 +13,20 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
+from m4c.blockwise import BlockwiseWeight
 from m4c.errors import UnsupportedError
 from m4c.model import module_path
-from m4c.targets.emit_tflite.flat import Affine, Content, Flat, Tensor
+from m4c.targets.emit_tflite.flat import Affine, ByChannel, Content, Flat, Grouped, Tensor
 from m4c.targets.emit_tflite.quantization import Plan
 from m4c.targets.emit_tflite.units import Unit, behind
 from m4c.targets.emit_tflite.versions import version
-from m4c.weights import array, is_weight, small
+from m4c.weights import Transposed, array, is_weight, small
 
 Array = np.ndarray
 Op = tfl.BuiltinOperator
+TURNED = "transposed"
+"""The layout of a matrix whose rows are the columns of the model's."""
+
 INT32 = np.iinfo(np.int32)
 
 
@@ -88,7 +92,7 @@ class Lowering:
             name = self.plan.names.get(value, value.name or "")
             content = None
             if value.const_value is not None:
-                content = Content(_checked(value), lambda held: held)
+                content = Content(_checked(value))
             dtype = value.dtype
             if dtype is None:
                 raise _untyped(value)
@@ -139,7 +143,7 @@ class Lowering:
         key = (str(values.dtype), values.shape, values.tobytes(), affine)
         if key not in self._constants:
             name = f"constant.{len(self._constants)}"
-            content = Content(ir.tensor(values), lambda held: held)
+            content = Content(ir.tensor(values))
             dtype = ir.DataType.from_numpy(values.dtype)
             self._constants[key] = self.flat.tensor(Tensor(name, dtype, values.shape, affine, content))
         return self._constants[key]
@@ -152,14 +156,15 @@ class Lowering:
         self,
         value: ir.Value,
         layout: str,
-        view: Callable[[Array], Array],
+        view: Callable[[Array], Array] | None,
         shape: Sequence[int],
         axes: tuple[int, int] = (0, 0),
         affine: Affine | None = None,
     ) -> int:
         """Return a stored input in another layout, integer if the model stores it so.
 
-        ``view`` is applied when the file is written and should be a numpy view. ``axes`` is the axis that the scales of a
+        ``view`` is applied when the file is written and should be a numpy view; a matrix that is another one turned around is
+        read as that, in parts. ``axes`` is the axis that the scales of a
         weight belong to, before and after; ``affine``, if given, is used instead of the model's own.
         """
         carrier = behind(value)
@@ -169,14 +174,31 @@ class Lowering:
             scales = affine or self._weight_scales(carrier, axes)
             if carrier.dtype is None:
                 raise _untyped(carrier)
+            source = _checked(carrier)
+            origin = getattr(source, "origin", None)
+            if layout == TURNED and isinstance(origin, Transposed):
+                source, view = origin.matrix, None
             made = Tensor(
-                f"{carrier.name}.{layout}",
-                carrier.dtype,
-                tuple(shape),
-                scales,
-                Content(_checked(carrier), view),
+                f"{carrier.name}.{layout}", carrier.dtype, tuple(shape), scales, Content(source, view)
             )
             self._layouts[key] = self.flat.tensor(made)
+        return self._layouts[key]
+
+    def rounded(self, weight: BlockwiseWeight) -> int:
+        """Return the tensor of a matrix [N, K] on a grid, to multiply float values by; its scales follow it in the file."""
+        key = (weight.name, str(weight.grid))
+        if key not in self._layouts:
+            codes, scales = weight.linear()
+            if weight.grid.bits == 8:
+                held: Grouped | ByChannel = ByChannel(scales)
+            else:  # tensors are written in the order of their indices, and the scales are made with the codes
+                index, shape = len(self.flat.tensors) + 1, scales.shape.numpy()
+                held = Grouped(index, weight.grid.size(weight.shape[1]))
+            dtype = ir.DataType.INT8 if weight.grid.bits == 8 else ir.DataType.INT4
+            made = Tensor(str(codes.name), dtype, weight.shape, None, Content(codes), held)
+            self._layouts[key] = self.flat.tensor(made)
+            if isinstance(held, Grouped):
+                self.flat.tensor(Tensor(str(scales.name), scales.dtype, shape, None, Content(scales)))
         return self._layouts[key]
 
     def emit(

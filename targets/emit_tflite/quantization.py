@@ -15,7 +15,7 @@ import onnx_ir as ir
 from m4c.errors import UnsupportedError
 from m4c.model import module_path
 from m4c.targets.emit_tflite.flat import Affine
-from m4c.targets.emit_tflite.units import Unit
+from m4c.targets.emit_tflite.units import Unit, computed_scales, rounded_weight
 from m4c.weights import array, stored
 
 ACTIVATIONS = (ir.DataType.INT8, ir.DataType.INT16)
@@ -52,7 +52,7 @@ def plan(graph: ir.Graph, units: Iterable[Unit], kernels: Kernels, mixed: frozen
     """
     made = Plan(frozenset(unit for unit in units if _in_integers(unit, kernels, mixed)))
     for node in graph:
-        if node.op_type == "DequantizeLinear":
+        if node.op_type == "DequantizeLinear" and not _weight_alone(node):
             source, result = node.inputs[0], node.outputs[0]
             assert source is not None
             made.carrier[result] = source
@@ -96,6 +96,11 @@ def affine(node: ir.Node) -> Affine:
         tuple(int(p) for p in points.ravel()),
         axis,
     )
+
+
+def _weight_alone(node: ir.Node) -> bool:
+    """Return whether a DequantizeLinear is of a weight that is quantized without what it is multiplied by."""
+    return computed_scales(node) or rounded_weight(node.outputs[0]) is not None
 
 
 def _rank(node: ir.Node) -> int:

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.targets.emit_tflite import arithmetic, convolution, linear, normalization, shape
+from m4c.targets.emit_tflite import arithmetic, convolution, embedding, linear, normalization, shape
 from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit, binary, unary
 from m4c.targets.emit_tflite.normalization import reduce
 
@@ -19,6 +19,7 @@ EMIT: dict[str, Emit] = {
     "Concat": shape.concat,
     "Conv": convolution.conv,
     "Cos": unary(Op.COS),
+    "DequantizeLinear": embedding.dequantize,
     "Div": binary(Op.DIV, tfl.DivOptionsT),
     "Equal": binary(Op.EQUAL),
     "Exp": unary(Op.EXP),
@@ -71,7 +72,16 @@ EMIT: dict[str, Emit] = {
 """By operator type; ``Linear``, ``Rsqrt`` and ``Square`` are units of :mod:`m4c.targets.emit_tflite.units`."""
 
 FLOAT_ONLY = frozenset(
-    {"Cast", "Cos", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "Pow", "Sin"}
+    {
+        "Cast",
+        "Cos",
+        "DequantizeLinear",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "Pow",
+        "Sin",
+    }
 )
 """Operators without an int8 kernel: they compute in float between their pairs. (CAST would ignore the scale.)"""
 

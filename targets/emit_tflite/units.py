@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from m4c.blockwise import BlockwiseWeight
 from m4c.model import module_path, operator
 from m4c.weights import small, stored
 
@@ -55,12 +56,26 @@ def behind(value: ir.Value | None) -> ir.Value | None:
     return producer.inputs[0] if producer is not None and producer.op_type == "DequantizeLinear" else value
 
 
+def rounded_weight(value: ir.Value | None) -> BlockwiseWeight | None:
+    """Return the matrix on a grid that ``value`` is the dequantized form of, where only weights are quantized."""
+    codes = behind(value)
+    if value is None or codes is value or codes is None:
+        return None
+    origin = getattr(codes.const_value, "origin", None)
+    return origin if isinstance(origin, BlockwiseWeight) else None
+
+
+def computed_scales(node: ir.Node) -> bool:
+    """Return whether a DequantizeLinear has scales that are computed: gathered rows of a table, not a quantized tensor."""
+    return not stored(node.inputs[1])
+
+
 def units(graph: ir.Graph) -> tuple[Unit, ...]:
-    """Group the nodes of ``graph``, in order, leaving out QuantizeLinear's partner DequantizeLinear."""
+    """Group the nodes of ``graph``, in order, leaving out every DequantizeLinear that says how a tensor is quantized."""
     made: list[Unit] = []
     taken: set[ir.Node] = set()
     for node in graph:
-        if node not in taken and operator(node) != "DequantizeLinear":
+        if node not in taken and (operator(node) != "DequantizeLinear" or computed_scales(node)):
             unit, tail = _unit(node)
             taken.update(tail)
             made.append(unit)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.targets.emit_tflite.flat import Tensor
+from m4c.targets.emit_tflite.flat import Grouped, Tensor
 
 Op = tfl.BuiltinOperator
 INT8, INT16 = ir.DataType.INT8, ir.DataType.INT16
@@ -79,6 +79,8 @@ def _special(code: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> 
             return 2
         case Op.DEQUANTIZE if first is not None and not first.per_tensor:
             return 5
+        case Op.FULLY_CONNECTED if inputs[1].weights is not None:
+            return 13 if isinstance(inputs[1].weights, Grouped) else 12
         case Op.FULLY_CONNECTED if first is None and inputs[1].affine is not None:
             return 3 if inputs[1].affine.per_tensor else 12
         case Op.CONV_2D if inputs[1].shape[3] != inputs[0].shape[3]:

@@ -186,6 +186,13 @@ def test_the_manifest_tells_how(export: Export) -> None:
         (("--quantize", "int4", "--group-size", "8"), "a group size of 8"),
         (("--quantize", "int4", "--group-size", "128"), "a group size of 128 does not divide the 64 inputs"),
         (("--quantize", "int4", "--format", "tflite", "--dialect", "ort"), "is for ONNX"),
+        (("--quantize", "int4", "--format", "tflite", "--asymmetric"), "weights around zero alone"),
+        (("--quantize", "int4", "--format", "tflite", "--group-size", "16"), "with a group size of 16"),
+        (("--quantize", "int4", "--format", "tflite", "--group-size", "0"), "with a group size of 0"),
+        (
+            ("--quantize", "int8-weights", "--format", "tflite", "--group-size", "32"),
+            "with a group size of 32",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -196,16 +203,6 @@ def test_what_cannot_be(export: Export, options: tuple[str, ...], reason: str) -
     assert "  fix: " in done.err
     assert "Traceback" not in done.err
     assert not done.out.exists()
-
-
-def test_tflite_has_no_such_weights(export: Export) -> None:
-    options = ("--quantize", "int4", "--format", "tflite", "--fallback")
-    done = export(*options, "error", graph="projection")
-    assert (done.code, done.out.exists()) == (3, False)
-    assert "int4 in TFLite is not supported" in done.err
-    done = export(*options, "cpu", graph="projection")
-    assert done.code == 0
-    assert done.graph.fallback == "int4 in TFLite is not supported"
 
 
 def changed(tensor: Recipe, change: Callable[[Array], Array]) -> Recipe:
