@@ -59,7 +59,9 @@ def round_to_nearest(rows: Tensor, grid: Grid) -> Blocks:
     scales, zeros = np.empty(len(groups), np.float32), np.empty(len(groups), np.uint8)
     lanes = min(LANES, max(FEWEST_LANES, CACHED // size))
     shrinks = np.array(SHRINKS[grid.bits], np.float32)
-    _search(groups, grid.middle, grid.bottom, grid.symmetric, grid.short, shrinks, lanes, codes, scales, zeros)
+    _search(
+        groups, grid.middle, grid.bottom, grid.symmetric, grid.short, shrinks, lanes, codes, scales, zeros
+    )
     made = codes.reshape(outputs, inputs), scales.reshape(outputs, -1), zeros.reshape(outputs, -1)
     return Blocks(*map(torch.from_numpy, made))
 
