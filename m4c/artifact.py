@@ -1,13 +1,15 @@
 """An artifact and all that is known of it, and how that is written into the bundle."""
 
+import json
 import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
-from safetensors.numpy import save
 
 from m4c.bundle import GraphRecord, PortRecord, VerificationRecord, record_file
 from m4c.calibration import Samples
@@ -42,8 +44,9 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
     source, found = artifact.source, artifact.verification
     vector = folder / "vectors" / f"{source.name.replace('/', '.')}.safetensors"
     vector.parent.mkdir(exist_ok=True)
-    pair = {f"{side}.{k}": v for side in ("inputs", "outputs") for k, v in getattr(found, side).items()}
-    vector.write_bytes(save({name: values.copy(order="C") for name, values in pair.items()}))
+    _write_vector(
+        vector, {f"{side}.{k}": v for side in ("inputs", "outputs") for k, v in getattr(found, side).items()}
+    )
     stored = _stored_ports(artifact.path)
     figures = found.difference
     return GraphRecord(
@@ -73,6 +76,28 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         calibration=artifact.samples.described if artifact.samples else None,
         vector=record_file(folder, vector),
     )
+
+
+DTYPES = {"float32": "F32", "int64": "I64", "int32": "I32", "int8": "I8", "bool": "BOOL"}
+"""What safetensors calls the dtypes of ports."""
+
+
+def _write_vector(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write ``arrays`` as safetensors, one at a time: caches of a large model are as large as anything here."""
+    table, end = {}, 0
+    for name, values in arrays.items():
+        table[name] = {
+            "dtype": DTYPES[str(values.dtype)],
+            "shape": list(values.shape),
+            "data_offsets": [end, end + values.nbytes],
+        }
+        end += values.nbytes
+    header = json.dumps(table).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for values in arrays.values():
+            file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
 def _finite(decibels: float | None) -> float | None:

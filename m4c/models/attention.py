@@ -26,8 +26,8 @@ MASK = Port(
 CACHE_STEPS = 512
 """Steps of a cache and a call together, where a format wants numbers and nobody says how many."""
 
-CACHE_BYTES = 128 << 20
-"""The most that a whole cache of so many steps may have, in bytes: of LLaMA-7B, whose steps have a megabyte, 128 fit."""
+CACHE_BYTES = 64 << 20
+"""The most that a whole cache of so many steps may have, in bytes: of LLaMA-7B, whose steps have a megabyte, 64 fit."""
 
 
 def static_steps(max_steps: int, step_bytes: int) -> dict[str, int]:
