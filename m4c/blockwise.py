@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import onnx_ir as ir
@@ -131,6 +132,7 @@ class BlockwiseWeight:
                 fix="choose a smaller --group-size",
             )
         self.name, self.shape, self.grid, self.order = name, shape, grid, order
+        self.parts: tuple[BlockwiseWeight, ...] = ()
         self.groups = shape[1] // grid.size(shape[1])
         self.step = step or max(1, STRETCH // shape[1])
         self._rows = rows
@@ -262,6 +264,25 @@ class BlockwiseWeight:
             return np.concatenate([part(rows) for rows in spans(self.shape[0], self.step)])
 
         return lazy(self.name, dtype, self.shape, read, part, self, step=self.step)
+
+
+def stacked(parts: list[BlockwiseWeight]) -> BlockwiseWeight:
+    """Return the matrix of all outputs of ``parts``, which have the same inputs and grid, and no order of their own."""
+    ends = list(accumulate(part.shape[0] for part in parts))
+
+    def rows(wanted: slice) -> Blocks:
+        pieces = []
+        for part, end in zip(parts, ends, strict=True):
+            start = end - part.shape[0]
+            first, last = max(wanted.start, start), min(wanted.stop, end)
+            if first < last:
+                pieces.append(part.rows(slice(first - start, last - start)))
+        return Blocks(*(torch.cat([getattr(p, f) for p in pieces]) for f in ("codes", "scales", "zeros")))
+
+    shape, steps = (ends[-1], parts[0].shape[1]), min(part.step for part in parts)
+    made = BlockwiseWeight("+".join(part.name for part in parts), shape, parts[0].grid, rows, step=steps)
+    made.parts = tuple(parts)
+    return made
 
 
 class _Jointly:

@@ -1,5 +1,6 @@
 """The weights of an artifact as its operators understand them: what was written is read again, not what was meant."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from m4c import read_back_tflite
 from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles
-from m4c.rewrite import attribute
+from m4c.rewrite import PARTS, attribute
 from m4c.weights import Array, Recipe, array
 
 
@@ -17,10 +18,13 @@ def read_back(path: Path) -> dict[str, Recipe]:
     """Return the dequantized matrices (outputs, inputs) of the artifact at ``path``, lazily, by the names of the weights."""
     if path.suffix == ".tflite":
         return read_back_tflite.read_back(path)
-    found = {}
+    found: dict[str, Recipe] = {}
     for node in ir.load(path).graph:
         if node.op_type == "MatMulNBits":
             weight = _packed(node)
+            if PARTS in node.metadata_props:
+                found |= _parts(node, weight)
+                continue
         elif node.op_type == "DequantizeLinear" and _stored(node.inputs[0]) is not None:
             weight = _turned(node)
         elif node.op_type == "DequantizeLinear":
@@ -28,6 +32,19 @@ def read_back(path: Path) -> dict[str, Recipe]:
         else:
             continue
         found[weight.name] = weight.dequantized()
+    return found
+
+
+def _parts(node: ir.Node, whole: BlockwiseWeight) -> dict[str, Recipe]:
+    """Return the matrices of a product that multiplies by several at once."""
+    found, end = {}, 0
+    for name, outputs in json.loads(node.metadata_props[PARTS]).items():
+        begin, end = end, end + outputs
+
+        def rows(span: slice, begin: int = begin) -> Blocks:
+            return whole.rows(slice(begin + span.start, begin + span.stop))
+
+        found[name] = BlockwiseWeight(name, (outputs, whole.shape[1]), whole.grid, rows).dequantized()
     return found
 
 

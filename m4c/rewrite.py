@@ -19,6 +19,9 @@ from m4c.weights import Array, constant, register
 MICROSOFT = "com.microsoft"
 """Domain of the operators that only ONNX Runtime has."""
 
+PARTS = "m4c.parts"
+"""Metadata key of a product with several matrices at once, kept in the file: the outputs of each by its name, in order."""
+
 Dim = int | str | None
 
 MADE = "m4c.made"
@@ -71,6 +74,11 @@ class Replacement:
     def weight(self, value: ir.Value) -> ir.Value:
         """Return the registered initializer for a derived weight."""
         return register(self.graph, value)
+
+    def before(self) -> None:
+        """Put the nodes before the one that was to be replaced, which stays."""
+        self.graph.insert_before(self.node, self._made)
+        self._made = []
 
     def finish(self, *values: ir.Value) -> None:
         """Let ``values`` take the place of the node's outputs, in order, and remove the node."""

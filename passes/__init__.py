@@ -15,6 +15,7 @@ from m4c.passes.quantize_static import QuantizeStatic
 from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.passes.simplify import Simplify
 from m4c.passes.split_softmax import SplitSoftmax
+from m4c.passes.stack_products import StackProducts
 from m4c.pipeline import Pipeline
 from m4c.scales import WIDE_KERNELS
 from m4c.scheme import Given, Grids, Scheme
@@ -52,7 +53,11 @@ def for_weights(
     if scheme.litert:
         return for_format("tflite") | QuantizeWeights(scheme, given, grids)
     quantized = canonical() | QuantizeWeights(scheme, given, grids)
-    return quantized if dialect == "standard" else quantized | PackMatMul() | FuseAttention() | FuseNorms()
+    return (
+        quantized
+        if dialect == "standard"
+        else quantized | FuseAttention() | StackProducts() | PackMatMul() | FuseNorms()
+    )
 
 
 def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipeline:

@@ -1,5 +1,6 @@
 """MatMul with blockwise weights as the one operator that ONNX Runtime computes it with."""
 
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ import onnx_ir as ir
 from m4c.blockwise import BlockwiseWeight
 from m4c.model import module_path
 from m4c.pipeline import Note, Pass, Result
-from m4c.rewrite import MICROSOFT, Replacement
+from m4c.rewrite import MICROSOFT, PARTS, Replacement
 from m4c.weights import stored_value
 
 ACCURACY_LEVEL = 4
@@ -61,4 +62,8 @@ def _rewrite(node: ir.Node, weight: BlockwiseWeight) -> None:
         shape=node.outputs[0].shape,
         domain=MICROSOFT,
     )
+    if weight.parts:
+        maker = packed.producer()
+        assert maker is not None
+        maker.metadata_props[PARTS] = json.dumps({part.name: part.shape[0] for part in weight.parts})
     edit.finish(packed)

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+from m4c.rewrite import PARTS
 from m4c.weight_file import Progress, WeightFile
 from m4c.weights import CONSTANT_BYTES
 
@@ -52,10 +53,13 @@ def _key(origin: str, name: str, tensor: ir.TensorProtocol) -> str:
 
 
 def _clear_metadata(model: ir.Model) -> None:
-    """Drop the metadata and doc strings of the model, its nodes and its values."""
+    """Drop the metadata and doc strings of the model, its nodes and its values; who reads weights back needs one key."""
+    kept = {node: node.metadata_props[PARTS] for node in model.graph if PARTS in node.metadata_props}
     model.metadata_props.clear()
     model.doc_string = None
     ClearMetadataAndDocStringPass()(model)
+    for node, parts in kept.items():
+        node.metadata_props[PARTS] = parts
     graph = model.graph
     made = [output for node in graph.all_nodes() for output in node.outputs]
     for value in (*graph.inputs, *graph.initializers.values(), *made):

@@ -40,12 +40,12 @@ from m4c.request import Request
 from m4c.targets.profile import load_target
 staging._own = list  # an edit of m4c between two starts would make them two requests
 reads = 0
-plain = weight_file._bytes
+plain = weight_file.data
 def read(tensor, rows):
     global reads
     reads += 1
     return plain(tensor, rows)
-weight_file._bytes = read
+weight_file.data = read
 folder = Path(sys.argv[1])
 request = Request(load_target("cpu"), ("backbone",), weights=folder)
 compile_bundle(request, Path(sys.argv[2]), Silent())
