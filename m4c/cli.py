@@ -45,6 +45,15 @@ class Method(StrEnum):
     GPTQ = "gptq"
 
 
+class Observer(StrEnum):
+    """Ways to choose the ranges of integers."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+    ENTROPY = "entropy"
+
+
 class Dialect(StrEnum):
     """Which ONNX operators a graph may have."""
 
@@ -152,6 +161,10 @@ def export(
         str | None,
         typer.Option(help="Typical inputs for integers: a folder or file of samples, or the word random."),
     ] = None,
+    observer: Annotated[
+        Observer | None,
+        typer.Option(help="How the ranges of integers are chosen; percentile in int8, minmax in int16x8."),
+    ] = None,
     min_sqnr: Annotated[
         float | None,
         typer.Option(
@@ -213,6 +226,7 @@ def export(
         precision=precision,
         fallback=fallback.value if fallback else None,
         calibration=calibration,
+        observer=observer.value if observer else None,
         min_sqnr=min_sqnr,
         dynamic=require_dimensions(dynamic or ()),
         sizes=require_sizes(size or (), frozenset(dynamic or ())),

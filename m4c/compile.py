@@ -28,6 +28,7 @@ from m4c.checkpoints import open_checkpoint
 from m4c.errors import UnsupportedError
 from m4c.models.graph import Submodel
 from m4c.numerics import SQNR_FLOOR_DB
+from m4c.observers import NAMED, Observer
 from m4c.parallel import in_processes
 from m4c.passes import OBSERVERS, for_format, for_integers, for_weights
 from m4c.passes.calibrate import Calibrate
@@ -228,8 +229,13 @@ def pipeline_for(
     return for_integers(
         planned.precision,
         planned.format,
-        Calibrate(samples.items, workspace, OBSERVERS[planned.precision], lambda done: step(done, 0)),
+        Calibrate(samples.items, workspace, _observer(request, planned), lambda done: step(done, 0)),
     )
+
+
+def _observer(request: Request, planned: Plan) -> Observer:
+    """Return how ranges are chosen: as asked for, or as the precision has it."""
+    return NAMED[request.observer] if request.observer else OBSERVERS[planned.precision]
 
 
 def _weighed(

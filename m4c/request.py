@@ -38,6 +38,8 @@ class Request:
     fallback: str | None = None
     calibration: str | None = None
     """A folder or file of samples, or ``random``."""
+    observer: str | None = None
+    """How the ranges of an integer build are chosen, a name of :data:`m4c.observers.NAMED`; else its precision's own."""
     min_sqnr: float | None = None
     """The SQNR in dB that integer artifacts must have, instead of the table's floor."""
     dynamic: frozenset[str] = frozenset()
@@ -67,7 +69,7 @@ def plan(request: Request, source: Source) -> Plan:
     """Return what ``request`` means for ``source``, before anything is compiled.
 
     Raises:
-        UsageError: if operators are chosen for a format that has none to choose from.
+        UsageError: if operators are chosen for a format that has none to choose from, or ranges for a precision without.
     """
     target = request.target
     if request.dialect and (request.format or target.format) == "tflite":
@@ -75,6 +77,11 @@ def plan(request: Request, source: Source) -> Plan:
             f"--dialect {request.dialect} is for ONNX, the format is tflite", fix="add --format onnx"
         )
     precision = request.precision or target.precision
+    if request.observer and precision not in INTEGER:
+        raise UsageError(
+            f"--observer {request.observer} chooses ranges of integers, the precision is {precision}",
+            fix="add --quantize int8, or leave it out",
+        )
     fastest = "ort" if precision in BITS else "standard"
     file_format = request.format or target.format
     static, sizes = target.static_shapes or file_format == "tflite", dict(request.sizes)

@@ -17,7 +17,7 @@ import onnxruntime
 
 from m4c.errors import UsageError
 from m4c.model import module_path
-from m4c.observers import MinMax, Observer, Watch, watch
+from m4c.observers import MinMax, Observer, Watch
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.quant import CALIBRATED, activations, get_bounds, set_range
 from m4c.segments import cut, taken
@@ -84,7 +84,7 @@ def observe(
         check_sample(model.graph, sample, f"sample {count}")
         for name, value in _values(model, segments, sample):
             _check_numbers(name, value, origin.get(name, "the sample"))
-            watches.setdefault(name, watch(observer)).add(value)
+            watches.setdefault(name, Watch(observer)).add(value)
         if progress is not None:
             progress(count)
     if not count:
@@ -134,7 +134,7 @@ def _has_channels(value: ir.Value, node: ir.Node, index: int) -> bool:
 
 
 def _extremes(values: Array) -> tuple[float, float]:
-    seen = watch(MinMax())
+    seen = Watch(MinMax())
     seen.add(values)
     return seen.range()
 

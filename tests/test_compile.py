@@ -12,6 +12,7 @@ from m4c.bundle import Manifest, read_manifest
 from m4c.compile import TOOLS, compile_bundle
 from m4c.errors import NumbersError, UnsupportedError, UsageError
 from m4c.numerics import TOLERANCE
+from m4c.passes import OBSERVERS
 from m4c.progress import Silent
 from m4c.request import Request
 from m4c.runners import open_runner
@@ -61,6 +62,16 @@ def test_the_record_of_an_int8_bundle(int8_bundle: Path) -> None:
     facts = graph.inputs[0].quantization
     assert facts is not None
     assert set(facts) == {"dtype", "scale", "zero_point"}
+
+
+def test_the_observer_is_that_of_the_precision_or_the_one_asked_for(
+    int8_bundle: Path, tmp_path: Path
+) -> None:
+    graph = read_manifest(int8_bundle).graph("projection/linear")
+    assert f"calibrate{{observer={OBSERVERS['int8']}}}" in graph.pipeline
+    asked = Request(target=TPU, submodels=("projection",), calibration="random", observer="entropy")
+    graph = compiled(asked, tmp_path / "out").graph("projection/linear")
+    assert "calibrate{observer=entropy}" in graph.pipeline
 
 
 def test_only_the_graphs_that_are_named(tmp_path: Path) -> None:

@@ -43,6 +43,14 @@ def test_the_target_decides_unless_the_user_does() -> None:
     assert plan(chosen, source(1, 4)) == Plan("tflite", "int8", "cpu")
 
 
+def test_ranges_are_chosen_for_integers_alone() -> None:
+    assert plan(Request(target=TPU, observer="mse"), source(1, 4)).precision == "int8"
+    with pytest.raises(
+        UsageError, match=r"--observer mse(.|\n)*precision is float32(.|\n)*fix: add --quantize"
+    ):
+        plan(Request(target=CPU, observer="mse"), source(1, 4))
+
+
 @pytest.mark.parametrize(
     "request_",
     [Request(target=TPU), Request(target=TPU, format="onnx"), Request(target=CPU, format="tflite")],
