@@ -7,6 +7,7 @@ from m4c.observers import MinMax, Observer, Percentile
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
+from m4c.passes.equalize_norms import EqualizeNorms
 from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
@@ -67,7 +68,7 @@ def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipe
 
 def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
     """Return the passes of a static int8 build."""
-    return for_format(file_format, "norm") | SplitSoftmax() | calibrate | QuantizeStatic()
+    return for_format(file_format, "norm") | EqualizeNorms() | SplitSoftmax() | calibrate | QuantizeStatic()
 
 
 def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:

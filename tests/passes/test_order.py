@@ -22,7 +22,7 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
     assert str(for_format("onnx")) == CANONICAL
     assert str(for_format("tflite")).startswith(f"{CANONICAL} | decompose-layer-norm")
     assert str(for_int8("onnx", calibrate)).startswith(
-        f"{CANONICAL} | split-softmax | calibrate | quantize-static"
+        f"{CANONICAL} | equalize-norms | split-softmax | calibrate | quantize-static"
     )
     assert f"{CANONICAL} | decompose-layer-norm{{form=norm}} | " in str(for_int8("tflite", calibrate))
     wide = str(for_int16x8("tflite", calibrate))
