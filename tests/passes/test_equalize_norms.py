@@ -82,7 +82,7 @@ def test_what_something_else_reads_stays(text: str, names: str, reason: str) -> 
 
 def test_a_factor_that_is_not_of_channels_is_no_norm() -> None:
     text = "g (float[3,8] x) => (float[3,4] y) { m = Mul(x, c) y = MatMul(m, w) }"
-    made = rewrite(EqualizeNorms(), text, weights=only("w"), constants={"c": np.float32([2])})
+    made = rewrite(EqualizeNorms(), text, weights=only("w"), constants={"c": np.array([2], np.float32)})
     assert (made.changes, made.misses) == ((), ())
 
 
