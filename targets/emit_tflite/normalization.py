@@ -1,6 +1,6 @@
 """Operators that look along axes: means, softmax, norms, the index of the largest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,6 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit, Writes, fixed
-from m4c.targets.emit_tflite.convolution import reshaped
 from m4c.targets.emit_tflite.flat import Affine
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.units import Unit
@@ -80,27 +79,7 @@ def layer_normalization(at: Lowering, unit: Unit) -> None:
     if int(unit.attribute("axis", -1)) % len(shape) != len(shape) - 1 or len(unit.outputs) != 1:
         raise at.refuse("it is not over the last axis alone", "transpose so that the normalized axis is last")
     ready = _standardized(at, at.read(unit.input(0)), float(unit.attribute("epsilon", 1e-5)))
-    _scaled(at, unit, ready, lambda held: held)
-
-
-def group_normalization(at: Lowering, unit: Unit) -> None:
-    """GroupNormalization (and InstanceNormalization, a group for each channel), in float, as [N, groups, rest]."""
-    n, channels, *size = at.shape(unit.input(0))
-    groups = int(unit.attribute("num_groups", channels))
-    if len(at.shape(unit.input(1))) != 1 or at.shape(unit.input(1))[0] != channels:
-        raise at.refuse(
-            f"its scale has the shape {list(at.shape(unit.input(1)))}, not [{channels}]",
-            "give one scale and bias for each channel (opset 21 form)",
-        )
-    rest = channels // groups * int(np.prod(size))
-    grouped = reshaped(at, at.read(unit.input(0)), (n, groups, rest), "grouped")
-    ready = _standardized(at, grouped, float(unit.attribute("epsilon", 1e-5)))
-    _scaled(
-        at,
-        unit,
-        reshaped(at, ready, (n, channels, *size), "ungrouped"),
-        lambda held: (channels, *(1 for _ in size)),
-    )
+    _scaled(at, unit, ready)
 
 
 def shape_of(at: Lowering, index: int) -> tuple[int, ...]:
@@ -152,26 +131,13 @@ def _standardized(at: Lowering, x: int, epsilon: float) -> int:
     return step(Op.MUL, "standard", shape, [centred, inverse], tfl.MulOptionsT())
 
 
-def _scaled(
-    at: Lowering, unit: Unit, ready: int, shaped: Callable[[tuple[int, ...]], tuple[int, ...]]
-) -> None:
-    """Emit ``ready`` · scale + bias into the unit's output, the two reshaped by ``shaped``."""
-    scale, bias = (_operand(at, value, shaped) for value in (unit.input(1), unit.optional(2)))
-    assert scale is not None
+def _scaled(at: Lowering, unit: Unit, ready: int) -> None:
+    """Emit ``ready`` · scale + bias into the unit's output."""
+    scale, bias = at.read(unit.input(1)), unit.optional(2)
     with at.result(unit.outputs[0]) as target:
         if bias is None:
             at.emit(Op.MUL, [ready, scale], [target], tfl.MulOptionsT())
             return
         product = at.like("scaled", shape_of(at, target), target)
         at.emit(Op.MUL, [ready, scale], [product], tfl.MulOptionsT())
-        at.emit(Op.ADD, [product, bias], [target], tfl.AddOptionsT())
-
-
-def _operand(
-    at: Lowering, value: ir.Value | None, shaped: Callable[[tuple[int, ...]], tuple[int, ...]]
-) -> int | None:
-    if value is None:
-        return None
-    index = at.read(value)
-    shape = shaped(shape_of(at, index))
-    return index if shape == shape_of(at, index) else reshaped(at, index, shape, f"{value.name}.column")
+        at.emit(Op.ADD, [product, at.read(bias)], [target], tfl.AddOptionsT())

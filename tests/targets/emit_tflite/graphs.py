@@ -49,9 +49,6 @@ class Build:
         node = ir.node(operator, list(inputs), attributes, num_outputs=outputs, name=f"n{len(self.nodes)}")
         for index, output in enumerate(node.outputs):
             output.name = f"{operator.lower()}{len(self.nodes)}" + (f".{index}" if index else "")
-            if operator == "GroupNormalization":  # ONNX infers no shape for it
-                assert inputs[0] is not None
-                output.shape, output.type = inputs[0].shape, inputs[0].type
         self.nodes.append(node)
         return node.outputs[0]
 
