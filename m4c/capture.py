@@ -16,6 +16,7 @@ import torch
 
 from m4c.errors import Bug, CaptureError
 from m4c.models.graph import Graph, Port
+from m4c.quant import set_whole
 from m4c.quiet import quiet
 from m4c.repeat import is_deep, stamp
 from m4c.skeleton import FAKE
@@ -161,6 +162,8 @@ def _name_interface(model: ir.Model, graph: Graph) -> None:
         value.name = inner_name(str(value.name), graph)
     for value, port in zip(model.graph.inputs, graph.inputs, strict=True):
         value.name = port.name
+        if port.whole is not None:
+            set_whole(value, *port.whole)
     _split_shared_outputs(model)
     for value, port in zip(model.graph.outputs, graph.outputs, strict=True):
         value.name = port.name

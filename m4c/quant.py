@@ -34,6 +34,9 @@ RANGE = "m4c.range"
 BOUNDS = "m4c.bounds"
 """Key of a range that holds by construction, written by the pass that made the value."""
 
+WHOLE = "m4c.whole"
+"""Key of the smallest and the largest of the whole numbers that a float input holds, separated by a space."""
+
 
 @dataclass(frozen=True, slots=True)
 class PerTensor:
@@ -177,6 +180,17 @@ def get_bounds(value: ir.Value) -> tuple[float, float] | None:
     return _numbers(value, BOUNDS)
 
 
+def set_whole(value: ir.Value, low: int, high: int) -> None:
+    """Write that ``value`` holds whole numbers only, from ``low`` to ``high``."""
+    value.metadata_props[WHOLE] = f"{low} {high}"
+
+
+def get_whole(value: ir.Value) -> tuple[int, int] | None:
+    """Return what :func:`set_whole` wrote, or None."""
+    known = _numbers(value, WHOLE)
+    return None if known is None else (int(known[0]), int(known[1]))
+
+
 def get_range(value: ir.Value) -> tuple[float, float] | None:
     """Return the calibrated range of ``value``, or None if it has none.
 
@@ -201,10 +215,39 @@ def _numbers(value: ir.Value, key: str) -> tuple[float, float] | None:
 
 
 def activations(graph: ir.Graph) -> list[ir.Value]:
-    """Return the float32 inputs and computed values of ``graph``, in the order in which they come to be."""
+    """Return the float32 inputs and computed values of ``graph``, in the order in which they come to be.
+
+    Those that are only counted (:func:`counted`) are left out.
+    """
     values = [v for v in graph.inputs if v.const_value is None]
     values += [output for node in graph for output in node.outputs]
-    return [v for v in values if v.dtype == ir.DataType.FLOAT]
+    left_out = {part for v in values for part in _counting(v)}
+    return [v for v in values if v.dtype == ir.DataType.FLOAT and v not in left_out]
+
+
+def counted(value: ir.Value | None) -> ir.Value | None:
+    """Return the integer that the float ``value`` is rounded to, if nothing else reads it: ``Cast(Round(value))``.
+
+    It needs no scale: where activations are integers, the integer stands for it.
+    """
+    parts = _counting(value) if value is not None else ()
+    return next((use.node.outputs[0] for part in parts[1:] for use in part.uses()), None)
+
+
+def _counting(value: ir.Value) -> tuple[ir.Value, ...]:
+    """Return a counted value and its rounded form, or nothing."""
+    whole = _read_by(value, "Round") if value.dtype == ir.DataType.FLOAT else None
+    cast = _read_by(whole, "Cast") if whole is not None else None
+    integers = (ir.DataType.INT32, ir.DataType.INT64)
+    return (value, whole) if whole is not None and cast is not None and cast.dtype in integers else ()
+
+
+def _read_by(value: ir.Value, op_type: str) -> ir.Value | None:
+    """Return what the only reader of ``value`` makes of it, if it is an ``op_type``."""
+    uses = tuple(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != op_type:
+        return None
+    return uses[0].node.outputs[0]
 
 
 def _uncalibrated(model: ir.Model) -> list[str]:

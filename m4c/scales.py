@@ -88,6 +88,12 @@ WIDE_KERNELS = frozenset(
 """
 
 
+MOST_WIDENED = 1.25
+"""How much the range of a value may grow for one reader's sake, while others read it too.
+
+A U-Net hands early values to late layers, side by side with ranges several times as wide.
+"""
+
 WIDE_RULES: Rules = {
     kind: rule
     for kind, rule in RULES.items()
@@ -191,17 +197,26 @@ class Scales:
         return quantization
 
     def _join(self, node: ir.Node, rule: Same, outputs: list[ir.Value]) -> None:
-        """Give ``outputs`` the scale of the operands; of several, those that are fixed or wide are converted instead."""
+        """Give ``outputs`` the scale of the operands; of several, those are converted that should keep their own."""
         operands = [v for i in float_operands(node, rule) if (v := node.inputs[i]) is not None]
         alone = len(operands) == 1
         for operand in operands:
             for output in outputs:
                 if stored(operand):
                     self._widen(output, stored_range(operand))
-                elif alone or not (self.leader(operand) in self._fixed or self.bits(operand) == WIDE):
+                elif alone or not self._keeps(operand, output):
                     self._merge(operand, output)
                 else:
                     self._widen(output, self.of(operand).range)
+
+    def _keeps(self, operand: ir.Value, output: ir.Value) -> bool:
+        """Return whether ``operand`` keeps its scale: it is fixed, wide, or finer than others should read it from then on."""
+        first = self.leader(operand)
+        if first in self._fixed or first in self._wide:
+            return True
+        (low, high), (least, most) = self._range[first], self._range[self.leader(output)]
+        widened = max(high, most) - min(low, least) > MOST_WIDENED * (high - low)
+        return widened and len(operand.uses()) > 1
 
     def _widen(self, value: ir.Value, more: tuple[float, float]) -> None:
         first = self.leader(value)

@@ -155,7 +155,7 @@ def _fixed(port: Port, sizes: Mapping[str, int], dynamic: frozenset[str]) -> Por
         else Port("", "", (size,), "").sized(sizes)[0]
         for size in port.shape
     )
-    return Port(port.name, port.dtype, shape, port.meaning, port.host)
+    return replace(port, shape=shape)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from m4c.observers import MinMax, Observer, Percentile
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
+from m4c.passes.decompose_group_norm import DecomposeGroupNorm
 from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
 from m4c.passes.equalize_norms import EqualizeNorms
 from m4c.passes.fold_weights import FoldWeights
@@ -17,6 +18,7 @@ from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.passes.simplify import Simplify
 from m4c.passes.split_softmax import SplitSoftmax
 from m4c.passes.stack_products import StackProducts
+from m4c.passes.tabulate import Tabulate
 from m4c.pipeline import Pipeline
 from m4c.scales import WIDE_KERNELS
 from m4c.scheme import Given, Grids, Scheme
@@ -37,10 +39,10 @@ def canonical() -> Pipeline:
 def for_format(file_format: str, layer_norm: Form = "mean", dialect: str = "standard") -> Pipeline:
     """Return canonical passes, then those that decompose what the format has no operator for: all of a float build.
 
-    An ONNX build keeps its layer norms, in float.
+    An ONNX build keeps its norms, in float.
     """
     if file_format == "tflite":
-        return canonical() | DecomposeLayerNorm(layer_norm)
+        return canonical() | DecomposeGroupNorm() | DecomposeLayerNorm(layer_norm)
     return canonical() if dialect == "standard" else canonical() | FuseAttention() | FuseNorms()
 
 
@@ -68,7 +70,7 @@ def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipe
 
 def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
     """Return the passes of a static int8 build."""
-    return for_format(file_format, "norm") | EqualizeNorms() | SplitSoftmax() | calibrate | QuantizeStatic()
+    return for_format(file_format, "norm") | Tabulate() | EqualizeNorms() | SplitSoftmax() | calibrate | QuantizeStatic()
 
 
 def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:
@@ -77,4 +79,5 @@ def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:
     Softmax, the reciprocal root of layer norms and LpNormalization compute in float in a TFLite file: LiteRT's int16
     kernels are too coarse, or there are none. Whisper tiny.en's encoder has 31.5 dB, and 23.3 dB if they do not.
     """
-    return for_format(file_format, "product") | calibrate | QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
+    wide = QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
+    return for_format(file_format, "product") | Tabulate() | calibrate | wide

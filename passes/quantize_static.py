@@ -91,10 +91,10 @@ class QuantizeStatic(Pass):
         return Result(model, modified=pairs > 0, changes=(Note("graph", f"{pairs} pairs"),), misses=misses)
 
     def _misses(self, graph: ir.Graph) -> list[Note]:
-        notes = []
+        notes, computed = [], set(activations(graph))
         for node in graph:
-            values = [*node.inputs, *node.outputs]
-            floats = any(v is not None and v.dtype == ir.DataType.FLOAT for v in values)
+            values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+            floats = any(v in computed or (stored(v) and v.dtype == ir.DataType.FLOAT) for v in values)
             if floats and (reason := _unquantizable(node, self._known)):
                 notes.append(Note(module_path(node), reason))
         return notes

@@ -25,6 +25,8 @@ class Port:
     ``shape`` holds numbers and names of dimensions; a name may be a sum of names, such as ``past + sequence``.
     ``meaning`` is one line for the people who feed or read it, with units. ``host`` tells the host-side preparation of an
     input or the use of an output, as plain data that the manifest carries (``{"kind": "log-mel", "sample_rate": 16000}``).
+    ``whole`` is the smallest and the largest of the whole numbers that a float input holds, where an integer artifact may
+    round it to one.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Port:
     shape: tuple[int | str, ...]
     meaning: str
     host: Mapping[str, object] = field(default_factory=dict)
+    whole: tuple[int, int] | None = None
 
     def sized(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the shape with every named dimension replaced by its size."""

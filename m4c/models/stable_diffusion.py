@@ -126,9 +126,14 @@ def _text_graph(name: str, source: nn.Module, config: DiffusionConfig) -> Graph:
 
 def _unet_graph(name: str, source: nn.Module, config: DiffusionConfig) -> Graph:
     latent = _latent(config, "noisy latent image of unit variance", _scheduler(config))
-    # Float, although the sampler counts: a cast less in the graph, and samplers may step between the integers.
+    # Float, although the sampler counts: a cast less in the graph, and samplers may step between the integers, which
+    # an artifact in integers rounds.
     step = Port(
-        "step", "float32", ("batch",), f"step of the diffusion, 0 (clean) to {TRAIN_STEPS - 1} (noise)"
+        "step",
+        "float32",
+        ("batch",),
+        f"step of the diffusion, 0 (clean) to {TRAIN_STEPS - 1} (noise)",
+        whole=(0, TRAIN_STEPS - 1),
     )
     states = _states(config)
     noise = Port("noise", "float32", latent.shape, "the noise that the latent image holds")

@@ -146,6 +146,20 @@ def cast(at: Lowering, unit: Unit) -> None:
         at.emit(Op.CAST, [source], [target], options)
 
 
+def whole(at: Lowering, unit: Unit) -> None:
+    """Cast(Round(x)) is ROUND and CAST, unless the integer stands for x at the border of the graph."""
+    value, output = unit.input(0), unit.outputs[0]
+    if at.plan.carrier.get(value) is output:
+        return
+    source = at.read(value)
+    with at.result(output) as target:
+        made = at.like("whole", at.shape(output), source)
+        at.emit(Op.ROUND, [source], [made])
+        options = tfl.CastOptionsT()
+        options.inDataType, options.outDataType = at.flat.tensors[made].kind, at.flat.tensors[target].kind
+        at.emit(Op.CAST, [made], [target], options)
+
+
 def quantize(at: Lowering, unit: Unit) -> None:
     """QuantizeLinear is QUANTIZE, unless its input is carried by its output; of an int8 tensor it is a rescaling."""
     value, output = unit.input(0), unit.outputs[0]

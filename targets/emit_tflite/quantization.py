@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from m4c.errors import UnsupportedError
 from m4c.model import module_path
+from m4c.quant import counted
 from m4c.targets.emit_tflite.flat import Affine
 from m4c.targets.emit_tflite.units import Unit, computed_scales, rounded_weight
 from m4c.weights import array, stored
@@ -26,6 +27,10 @@ PARAMETERS = {"Clip": (1, 2), "Pow": (1,), "Resize": (1, 2, 3)}
 
 WEIGHTED = ("Linear", "Conv")
 """Operators whose further operands are int8 weights and int32 biases, whatever the width of the activations."""
+
+
+INDEX = Affine((1.0,), (0,), dtype=ir.DataType.INT32)
+"""How an input is stored that is only counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,10 @@ def plan(graph: ir.Graph, units: Iterable[Unit], kernels: Kernels, mixed: frozen
             assert source is not None
             made.carrier[result] = source
             _describe(made, source, node)
+    if any(node.op_type == "QuantizeLinear" for node in graph):
+        for value in graph.inputs:
+            if (index := counted(value)) is not None:
+                made.carrier[value], made.names[index], made.affine[index] = index, value.name or "", INDEX
     for value in (*graph.inputs, *(output for unit in made.integer for output in unit.outputs)):
         quantize = _quantized(value)
         if quantize is not None:

@@ -30,8 +30,6 @@ EMIT: dict[str, Emit] = {
     "Gelu": arithmetic.gelu,
     "Greater": binary(Op.GREATER),
     "GreaterOrEqual": binary(Op.GREATER_EQUAL),
-    "GroupNormalization": normalization.group_normalization,
-    "InstanceNormalization": normalization.group_normalization,
     "LayerNormalization": normalization.layer_normalization,
     "Less": binary(Op.LESS),
     "LessOrEqual": binary(Op.LESS_EQUAL),
@@ -54,6 +52,7 @@ EMIT: dict[str, Emit] = {
     "Relu": unary(Op.RELU),
     "Reshape": shape.reshape,
     "Resize": convolution.resize,
+    "Round": unary(Op.ROUND),
     "Rsqrt": arithmetic.rsqrt,
     "Sigmoid": unary(Op.LOGISTIC, writes=LOGISTIC),
     "Sin": unary(Op.SIN),
@@ -68,19 +67,20 @@ EMIT: dict[str, Emit] = {
     "Transpose": shape.transpose,
     "Unsqueeze": shape.reshape,
     "Where": arithmetic.where,
+    "Whole": arithmetic.whole,
 }
-"""By operator type; ``Linear``, ``Rsqrt`` and ``Square`` are units of :mod:`m4c.targets.emit_tflite.units`."""
+"""By operator type; ``Linear``, ``Rsqrt``, ``Square`` and ``Whole`` are units of :mod:`m4c.targets.emit_tflite.units`."""
 
 FLOAT_ONLY = frozenset(
     {
         "Cast",
         "Cos",
         "DequantizeLinear",
-        "GroupNormalization",
-        "InstanceNormalization",
         "LayerNormalization",
         "Pow",
+        "Round",
         "Sin",
+        "Whole",
     }
 )
 """Operators without an int8 kernel: they compute in float between their pairs. (CAST would ignore the scale.)"""

@@ -1,7 +1,8 @@
 """What one emit function sees: a node, or a few nodes that TFLite has one operator for.
 
-Two groups are formed, because their inner value has no quantization of its own: a product by a stored matrix with its bias
-(``Linear``), and the reciprocal of a square root (``Rsqrt``). Everything else is a unit of one node.
+Three groups are formed, because their inner value has no quantization of its own: a product by a stored matrix with its bias
+(``Linear``), the reciprocal of a square root (``Rsqrt``), and a number rounded to an integer (``Whole``). Everything else is a
+unit of one node.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import onnx_ir as ir
 
 from m4c.blockwise import BlockwiseWeight
 from m4c.model import module_path, operator
+from m4c.quant import counted
 from m4c.weights import small, stored
 
 POWERS = {-0.5: "Rsqrt", 0.5: "Sqrt", 2.0: "Square"}
@@ -93,6 +95,8 @@ def _unit(node: ir.Node) -> tuple[Unit, tuple[ir.Node, ...]]:
             return Unit("Linear", node, (*inputs, bias), tuple(tail.outputs)), (tail,)
         case "Sqrt" if tail is not None and operator(tail) == "Reciprocal":
             return Unit("Rsqrt", node, inputs, tuple(tail.outputs)), (tail,)
+        case "Round" if tail is not None and (index := counted(inputs[0])) is not None:
+            return Unit("Whole", node, inputs, (index,)), (tail,)
         case "Pow":
             exponent = small(inputs[1])
             power = None if exponent is None or exponent.size != 1 else POWERS.get(float(exponent.item()))

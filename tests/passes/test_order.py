@@ -20,13 +20,15 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
     calibrate = Calibrate([], Path("nowhere"))
     assert str(canonical()) == CANONICAL
     assert str(for_format("onnx")) == CANONICAL
-    assert str(for_format("tflite")).startswith(f"{CANONICAL} | decompose-layer-norm")
+    assert str(for_format("tflite")).startswith(f"{CANONICAL} | decompose-group-norm | decompose-layer-norm")
     assert str(for_int8("onnx", calibrate)).startswith(
-        f"{CANONICAL} | equalize-norms | split-softmax | calibrate | quantize-static"
+        f"{CANONICAL} | tabulate | equalize-norms | split-softmax | calibrate | quantize-static"
     )
-    assert f"{CANONICAL} | decompose-layer-norm{{form=norm}} | " in str(for_int8("tflite", calibrate))
+    assert f"{CANONICAL} | decompose-group-norm | decompose-layer-norm{{form=norm}} | tabulate | " in str(
+        for_int8("tflite", calibrate)
+    )
     wide = str(for_int16x8("tflite", calibrate))
-    assert f"{CANONICAL} | decompose-layer-norm{{form=product}} | calibrate" in wide
+    assert "| decompose-group-norm | decompose-layer-norm{form=product} | tabulate | calibrate" in wide
     assert wide.endswith("quantize-static{wide=all}")
 
 

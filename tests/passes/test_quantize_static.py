@@ -142,10 +142,26 @@ def test_copies_share_the_scale_of_what_they_copy() -> None:
 
 def test_what_is_joined_shares_a_scale_and_stored_tokens_too(rng: np.random.Generator) -> None:
     text = "g (float[1,4] x) => (float[3,4] y) { a = Relu(x) y = Concat<axis = 0>(token, a, x) }"
-    model = calibrated(graph(text, token=normal(rng, 1, 4)), token=(-1.0, 9.0))
+    model = calibrated(graph(text, token=normal(rng, 1, 4)), token=(-1.0, 5.0))
     quantized(model)
     assert stored_as(model, "a") == stored_as(model, "x") == stored_as(model, "y")
-    assert stored_as(model, "y")[0] == pytest.approx(13 / 255)
+    assert stored_as(model, "y")[0] == pytest.approx(9 / 255)
+
+
+@pytest.mark.parametrize(
+    ("wide", "others", "shared"), [(2.2, True, True), (10.0, True, False), (10.0, False, True)]
+)
+def test_a_concat_coarsens_no_value_that_others_read(wide: float, others: bool, shared: bool) -> None:
+    reader = "z = Relu(a)" if others else "z = Relu(x)"
+    body = f"a = Neg(x) b = Mul(x, x) y = Concat<axis = 0>(a, b) {reader}"
+    model = graph(f"g (float[1,4] x) => (float[2,4] y, float[1,4] z) {{ {body} }}")
+    quantized(calibrated(model, -2, 2, b=(-wide, wide), y=(-wide, wide)))
+    assert (stored_as(model, "a") == stored_as(model, "y")) is shared
+    assert stored_as(model, "b") == stored_as(model, "y")
+    join = next(n for n in model.graph if n.op_type == "Concat")
+    operands = [value.producer() for value in join.inputs if value is not None]
+    scales = {node.inputs[1] for node in operands if node is not None}
+    assert len(scales) == 1, "the kernel copies: all operands have one scale"
 
 
 def test_a_fixed_scale_is_converted_where_it_is_joined_with_others() -> None:

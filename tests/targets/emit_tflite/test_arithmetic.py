@@ -72,6 +72,8 @@ CASES: dict[str, Case] = {
     ),
     "Cast-float": lambda b: b.op("Cast", b.input("i", 2, 5, dtype=INT64), to=ir.DataType.FLOAT.value),
     "Cast-int32": lambda b: b.op("Cast", b.input("i", 2, 5, dtype=INT64), to=ir.DataType.INT32.value),
+    "Round": unary("Round"),
+    "Whole": lambda b: b.op("Cast", b.op("Round", b.input("x", 2, 5)), to=INT64.value),
     "Less": lambda b: b.op("Less", b.input("x", 2, 5, 8), b.input("y", 2, 5, 1)),
     "LessOrEqual": lambda b: b.op("LessOrEqual", b.input("x", 2, 5, 8), b.input("y", 2, 5, 1)),
     "Greater": lambda b: b.op("Greater", b.input("x", 2, 5, 8), b.input("y", 2, 5, 1)),

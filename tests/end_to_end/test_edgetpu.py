@@ -1,0 +1,55 @@
+"""Sub-models for the Edge TPU: every tensor of every file is an integer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ai_edge_litert import schema_py_generated as tfl
+
+from m4c.bundle import read_manifest
+from tests.end_to_end.command import m4c
+
+INTEGERS = {tfl.TensorType.INT8, tfl.TensorType.INT32}
+"""Activations, weights and their indices, shapes and biases. Nothing is excepted: there is no FLOAT32 tensor."""
+
+LEAST_DB = {"unet": 15.0, "vae_encoder": 20.0}
+"""SQNR of random weights on random numbers."""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the graphs with the most operators: convolutions, norms of groups and of tokens, attention, a time step."""
+    out = tmp_path_factory.mktemp("edgetpu") / "bundle"
+    graphs = [f"img_dec/{graph}" for graph in LEAST_DB]
+    m4c("export", *graphs, "--target", "edgetpu", "--calibration", "random", "-o", str(out))
+    return out
+
+
+def tensors(path: Path) -> Iterator[Any]:
+    model = tfl.ModelT.InitFromObj(tfl.Model.GetRootAs(path.read_bytes(), 0))
+    for graph in model.subgraphs:
+        yield from graph.tensors
+
+
+@pytest.mark.parametrize("name", LEAST_DB)
+def test_every_tensor_is_an_integer(bundle: Path, name: str) -> None:
+    found = {
+        tensor.type: tensor.name.decode() for tensor in tensors(bundle / f"graphs/img_dec/{name}.tflite")
+    }
+    assert set(found) == INTEGERS, found
+
+
+@pytest.mark.parametrize("name", LEAST_DB)
+def test_it_follows_eager_torch(bundle: Path, name: str) -> None:
+    graph = read_manifest(bundle).graph(f"img_dec/{name}")
+    assert (graph.fallback, graph.precision) == (None, "int8")
+    assert graph.calibration is not None
+    assert graph.calibration.startswith("random numbers (16 samples)")
+    assert graph.verification.sqnr_db is not None
+    assert graph.verification.sqnr_db >= LEAST_DB[name]
+
+
+def test_the_step_of_the_diffusion_is_a_number_to_count_with(bundle: Path) -> None:
+    ports = {port.name: port.quantization for port in read_manifest(bundle).graph("img_dec/unet").inputs}
+    assert ports["step"] == {"dtype": "int32", "scale": 1.0, "zero_point": 0}
