@@ -13,7 +13,7 @@ from m4c.source import Source
 
 RANDOM = "random"
 RANDOM_SAMPLES = 16
-"""With 4, the U-Net of m4-nano follows its source on other inputs with 16 dB, with 16 as with 64 samples with 19 dB."""
+"""With 4 samples the U-Net of m4-nano follows its source with 16.0 dB, with 16 with 18.4 dB, with 64 with 18.8 dB."""
 RAW = {
     ".wav": ("log-mel", "fbank"),
     ".png": ("image",),
