@@ -70,7 +70,14 @@ def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipe
 
 def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
     """Return the passes of a static int8 build."""
-    return for_format(file_format, "norm") | Tabulate() | EqualizeNorms() | SplitSoftmax() | calibrate | QuantizeStatic()
+    return (
+        for_format(file_format, "norm")
+        | Tabulate()
+        | EqualizeNorms()
+        | SplitSoftmax()
+        | calibrate
+        | QuantizeStatic()
+    )
 
 
 def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:
