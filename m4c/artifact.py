@@ -4,14 +4,14 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from m4c.bundle import GraphRecord, PortRecord, VerificationRecord, record_file
+from m4c.bundle import GraphRecord, PortRecord, SignatureRecord, VerificationRecord, record_file
 from m4c.calibration import Samples
 from m4c.model import operator_counts
 from m4c.models.graph import Port
@@ -24,15 +24,23 @@ from m4c.verify import Verification
 
 
 @dataclass(frozen=True)
+class Built:
+    """One signature of an artifact: the source at its sizes, the model that was emitted, and how it was verified."""
+
+    source: Source
+    model: ir.Model
+    verification: Verification
+
+
+@dataclass(frozen=True)
 class Artifact:
     """What was built of one graph."""
 
-    source: Source
     plan: Plan
     pipeline: Pipeline
     path: Path
-    model: ir.Model
-    verification: Verification
+    built: Mapping[str, Built]
+    """By the names of the signatures; the first is the artifact's own."""
     min_sqnr: float | None
     samples: Samples | None
     floats: tuple[Note, ...] = ()
@@ -40,28 +48,43 @@ class Artifact:
 
 
 def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
-    """Return the manifest's record of an artifact, and write its test vector."""
-    source, found = artifact.source, artifact.verification
-    vector = folder / "vectors" / f"{source.name.replace('/', '.')}.safetensors"
-    vector.parent.mkdir(exist_ok=True)
-    _write_vector(
-        vector, {f"{side}.{k}": v for side in ("inputs", "outputs") for k, v in getattr(found, side).items()}
-    )
-    stored = _stored_ports(artifact.path)
-    figures = found.difference
+    """Return the manifest's record of an artifact, and write its test vectors."""
+    records = {
+        name: _signature(artifact, name, folder, f".{name}" if number else "")
+        for number, name in enumerate(artifact.built)
+    }
+    (signature, first), *further = records.items()
     return GraphRecord(
-        name=source.name,
+        name=next(iter(artifact.built.values())).source.name,
         file=record_file(folder, artifact.path),
         format=artifact.plan.format,
         precision=artifact.plan.precision,
         processor=artifact.plan.processor,
         fallback=artifact.plan.fallback,
         floats={note.where: note.text for note in artifact.floats},
-        sizes=dict(source.sizes),
         pipeline=str(artifact.pipeline),
+        calibration=artifact.samples.described if artifact.samples else None,
+        signature=signature,
+        further=dict(further),
+        **{field.name: getattr(first, field.name) for field in fields(first)},
+    )
+
+
+def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> SignatureRecord:
+    """Return the record of a signature, and write its test vector, whose name ends in ``suffix``."""
+    source, found = artifact.built[name].source, artifact.built[name].verification
+    vector = folder / "vectors" / f"{source.name.replace('/', '.')}{suffix}.safetensors"
+    vector.parent.mkdir(exist_ok=True)
+    _write_vector(
+        vector, {f"{side}.{k}": v for side in ("inputs", "outputs") for k, v in getattr(found, side).items()}
+    )
+    stored = _stored_ports(artifact.path, name)
+    figures = found.difference
+    return SignatureRecord(
+        sizes=dict(source.sizes),
         inputs=tuple(_port(port, stored) for port in source.inputs),
         outputs=tuple(_port(port, stored) for port in source.outputs),
-        operators=dict(sorted(operator_counts(artifact.model).items())),
+        operators=dict(sorted(operator_counts(artifact.built[name].model).items())),
         verification=VerificationRecord(
             reference=_reference(source, artifact.plan.precision),
             inputs="the first calibration sample" if artifact.samples else "random inputs",
@@ -73,7 +96,6 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
             kernel_steps=found.steps,
             runtime_sqnr_db=_finite(found.whole_db),
         ),
-        calibration=artifact.samples.described if artifact.samples else None,
         vector=record_file(folder, vector),
     )
 
@@ -112,11 +134,11 @@ def _reference(source: Source, precision: str) -> str:
     return "eager torch" if isinstance(source, TorchSource) else "ONNX Runtime on the source file"
 
 
-def _stored_ports(path: Path) -> Mapping[str, Any]:
-    """Return how the tensors at the border of a TFLite file are stored, by name."""
+def _stored_ports(path: Path, signature: str) -> Mapping[str, Any]:
+    """Return how the tensors at the border of a signature of a TFLite file are stored, by name."""
     if path.suffix != ".tflite":
         return {}
-    ports = read_ports(path)
+    ports = read_ports(path, signature)
     return {port.name: port for port in (*ports.inputs, *ports.outputs)}
 
 

@@ -7,7 +7,7 @@ it depends on time, machine or path: equal compiles give equal bytes.
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,18 @@ class VerificationRecord:
 
 
 @dataclass(frozen=True)
+class SignatureRecord:
+    """One more signature of a TFLite file: what is its own in the record of a graph."""
+
+    inputs: tuple[PortRecord, ...]
+    outputs: tuple[PortRecord, ...]
+    operators: Mapping[str, int]
+    verification: VerificationRecord
+    vector: FileRecord
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class GraphRecord:
     """One artifact."""
 
@@ -92,6 +104,24 @@ class GraphRecord:
     """Module → why its weights stay float, where weights are rounded."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """The dimensions that have names in the model and are numbers here, such as the steps of a cache that does not grow."""
+    signature: str = ""
+    """Which signature of a TFLite file ports, sizes, operators, verification and vector are of; an ONNX file has none."""
+    further: Mapping[str, SignatureRecord] = field(default_factory=dict)
+    """The other signatures of the file, over the same weights."""
+
+    @property
+    def signatures(self) -> "tuple[GraphRecord, ...]":
+        """This record once for each signature of the file, as if that was the only one."""
+        others = (
+            replace(self, signature=name, further={}, **{f.name: getattr(one, f.name) for f in fields(one)})
+            for name, one in self.further.items()
+        )
+        return (replace(self, further={}), *others)
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """The files of this graph alone."""
+        return (self.file, *(one.vector for one in self.signatures))
 
 
 @dataclass(frozen=True)
@@ -129,8 +159,7 @@ class Manifest:
         for submodel in self.submodels:
             yield from submodel.files
             for graph in submodel.graphs:
-                yield graph.file
-                yield graph.vector
+                yield from graph.files
 
     def submodel(self, name: str) -> SubmodelRecord:
         """Return the record of a sub-model.

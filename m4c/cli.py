@@ -182,7 +182,8 @@ def export(
         list[str] | None,
         typer.Option(
             metavar="NAME=N",
-            help="A dimension as a number, such as past=511 of a cache that does not grow; TFLite has no others.",
+            help="A dimension as a number, such as past=511 of a cache that does not grow; TFLite has no others. "
+            "sequence may be given several times: each is a signature of one file.",
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(help="Sub-models compiled at once; 0: one a core.", min=0)] = 0,

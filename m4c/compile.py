@@ -3,7 +3,7 @@
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from m4c import __version__, tasks
 from m4c.allocator import give_back
-from m4c.artifact import Artifact, record_artifact
+from m4c.artifact import Artifact, Built, record_artifact
 from m4c.bundle import (
     FileRecord,
     GraphRecord,
@@ -176,10 +176,11 @@ def _build(
     folder: Path,
     progress: Progress,
 ) -> Artifact:
-    """Capture at the planned sizes, run the passes, write the artifact, and hold it against its source."""
-    source = source.sized(planned.sizes)
+    """Capture at the planned sizes, run the passes, write the artifact, and hold each signature against its source."""
+    sources = {name: source.sized(sizes) for name, sizes in planned.signatures.items()}
+    source = next(iter(sources.values()))
     progress.stage(source.name, "capture")
-    captured = source.capture()
+    captured = {name: one.capture() for name, one in sources.items()}
     calibrated = planned.precision in INTEGER
     samples = samples_for(source, request.calibration, request.seed) if calibrated else None
     step = partial(progress.step, source.name)
@@ -187,20 +188,24 @@ def _build(
         given, grids = _weighed(request, source, planned, Path(workspace), progress)
         pipeline = pipeline_for(request, planned, samples, Path(workspace), step, given, grids)
         progress.stage(source.name, "passes" if samples is None else "calibrate")
-        model, reports = pipeline.run(captured)
+        models = {}
+        for name in sources:
+            models[name], reports = pipeline.run(captured.pop(name))
         progress.stage(source.name, "emit")
         stem = folder / source.name.partition("/")[2]
-        path = _emit(model, planned, stem, f"{source.name} {pipeline}", weights, step)
+        path = _emit(models, planned, stem, f"{source.name} {pipeline}", weights, step)
     progress.stage(source.name, "verify")
-    inputs = samples.first() if samples else source.sample(request.seed)
     floor = request.min_sqnr if planned.precision in {*SQNR_FLOOR_DB, *BITS} else None
+    built = {}
+    for name, one in sources.items():
+        inputs = samples.first() if samples else one.sample(request.seed)
+        found = verify(one, models[name], path, planned.precision, inputs, floor, name)
+        built[name] = Built(one, models[name], found)
     return Artifact(
-        source,
         planned,
         pipeline,
         path,
-        model,
-        verify(source, model, path, planned.precision, inputs, floor),
+        built,
         floor,
         samples,
         tuple(
@@ -258,8 +263,16 @@ def _weighed(
     ), grids
 
 
-def _emit(model: ir.Model, planned: Plan, stem: Path, origin: str, weights: WeightFile, step: Step) -> Path:
-    """Write the artifact of ``model``; ``origin`` tells its graph and its pipeline."""
+def _emit(
+    models: Mapping[str, ir.Model],
+    planned: Plan,
+    stem: Path,
+    origin: str,
+    weights: WeightFile,
+    step: Step,
+) -> Path:
+    """Write the artifact of ``models``, which have the same weights; ``origin`` tells their graph and pipeline."""
+    model = next(iter(models.values()))
     total, done = weight_bytes(model), 0
 
     def advance(count: int) -> None:
@@ -271,7 +284,7 @@ def _emit(model: ir.Model, planned: Plan, stem: Path, origin: str, weights: Weig
     if planned.format == "onnx":
         to_onnx(model, path, weights, advance, origin)
     else:
-        to_tflite(model, path, progress=advance)
+        to_tflite(models, path, progress=advance)
     return path
 
 

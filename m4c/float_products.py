@@ -23,7 +23,7 @@ from m4c.read_back_tflite import factor
 from m4c.runners import TfliteRunner
 from m4c.segments import SEGMENT_BYTES
 from m4c.targets.emit_tflite.file import write
-from m4c.targets.emit_tflite.flat import ByChannel, Content, Flat, Grouped, Tensor
+from m4c.targets.emit_tflite.flat import SIGNATURE, ByChannel, Content, Flat, Grouped, Tensor
 from m4c.targets.emit_tflite.opened import Opened
 from m4c.weights import array, lazy, part, spans
 
@@ -50,7 +50,12 @@ class Ran:
 
 
 def run_in_float(
-    path: Path, inputs: Mapping[str, Array], recorder: Recorder | None = None, *, check: bool = False
+    path: Path,
+    inputs: Mapping[str, Array],
+    recorder: Recorder | None = None,
+    *,
+    check: bool = False,
+    signature: str = SIGNATURE,
 ) -> Ran:
     """Return the outputs of the artifact at ``path`` by name; ``recorder`` hears what pieces make, by the tensors' names.
 
@@ -59,7 +64,7 @@ def run_in_float(
     Raises:
         NumbersError: for the first that differs by more than :data:`MOST_STEPS`.
     """
-    opened = Opened(path)
+    opened = Opened(path, signature)
     runs = list(_cut(opened))
     makers = {index: operator for operator in opened.operators for index in operator.outputs}
     last = {i: n for n, run in enumerate(runs) for operator in run for i in operator.inputs}
@@ -109,7 +114,7 @@ def _cut(opened: Opened) -> Iterator[list[Any]]:
 
 def _run(flat: Flat, path: Path, alive: Mapping[int, Array]) -> dict[int, Array]:
     """Write a piece, run it in LiteRT, remove it, and return its outputs by their tensors' indices."""
-    write(flat, path, "serving_default")
+    write({SIGNATURE: flat}, path)
     try:
         made = TfliteRunner(path).run({name: alive[int(name)] for name, _ in flat.inputs})
     finally:

@@ -11,13 +11,17 @@ import torch
 from m4c import read_back_tflite
 from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles
 from m4c.rewrite import PARTS, attribute
+from m4c.targets.emit_tflite import SIGNATURE
 from m4c.weights import Array, Recipe, array
 
 
-def read_back(path: Path) -> dict[str, Recipe]:
-    """Return the dequantized matrices (outputs, inputs) of the artifact at ``path``, lazily, by the names of the weights."""
+def read_back(path: Path, signature: str = SIGNATURE) -> dict[str, Recipe]:
+    """Return the dequantized matrices (outputs, inputs) of the artifact at ``path``, lazily, by the names of the weights.
+
+    ``signature`` is whose operators are looked at, in a TFLite file.
+    """
     if path.suffix == ".tflite":
-        return read_back_tflite.read_back(path)
+        return read_back_tflite.read_back(path, signature)
     found: dict[str, Recipe] = {}
     for node in ir.load(path).graph:
         if node.op_type == "MatMulNBits":

@@ -8,16 +8,16 @@ import torch
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles
-from m4c.targets.emit_tflite.flat import ByChannel, Grouped
+from m4c.targets.emit_tflite.flat import SIGNATURE, ByChannel, Grouped
 from m4c.targets.emit_tflite.opened import Opened
 from m4c.weights import Array, Recipe, array, part
 
 Op = tfl.BuiltinOperator
 
 
-def read_back(path: Path) -> dict[str, Recipe]:
+def read_back(path: Path, signature: str = SIGNATURE) -> dict[str, Recipe]:
     """Return the dequantized matrices (outputs, inputs) of the artifact at ``path``, lazily, by the names of the weights."""
-    opened = Opened(path)
+    opened = Opened(path, signature)
     makers = {index: operator for operator in opened.operators for index in operator.outputs}
     found = [factor(opened, operator, makers) for operator in opened.operators]
     found += [_table(opened, operator, makers) for operator in opened.operators]

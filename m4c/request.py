@@ -8,7 +8,9 @@ from m4c.calibration import without_samples
 from m4c.errors import UsageError
 from m4c.precisions import BITS, INTEGER
 from m4c.scheme import Scheme
+from m4c.selection import STEPS
 from m4c.source import OnnxSource, Source
+from m4c.targets.emit_tflite import SIGNATURE
 from m4c.targets.profile import Target, load_target
 
 DIALECTS = {
@@ -44,7 +46,7 @@ class Request:
     """The SQNR in dB that integer artifacts must have, instead of the table's floor."""
     dynamic: frozenset[str] = frozenset()
     sizes: tuple[tuple[str, int], ...] = ()
-    """Names of dimensions and what numbers they shall be."""
+    """Names of dimensions and what numbers they shall be, in order; of one with several, each is a signature."""
     scheme: Scheme | None = None
     """How weights alone are quantized, if they are."""
     dialect: str | None = None
@@ -63,13 +65,21 @@ class Plan:
     """Why it is not built for the target that was asked for."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Dimensions that are numbers here."""
+    several: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """The names and the sizes of its signatures, where there are several; the first has ``sizes``."""
+
+    @property
+    def signatures(self) -> Mapping[str, Mapping[str, int]]:
+        """The names and the sizes of all signatures; an ONNX graph is one without a name."""
+        return self.several or {SIGNATURE if self.format == "tflite" else "": self.sizes}
 
 
 def plan(request: Request, source: Source) -> Plan:
     """Return what ``request`` means for ``source``, before anything is compiled.
 
     Raises:
-        UsageError: if operators are chosen for a format that has none to choose from, or ranges for a precision without.
+        UsageError: if operators are chosen for a format that has none to choose from, ranges for a precision without, or
+            signatures for a format or a precision that has one.
     """
     target = request.target
     if request.dialect and (request.format or target.format) == "tflite":
@@ -84,11 +94,12 @@ def plan(request: Request, source: Source) -> Plan:
         )
     fastest = "ort" if precision in BITS else "standard"
     file_format = request.format or target.format
-    static, sizes = target.static_shapes or file_format == "tflite", dict(request.sizes)
+    static, sizes = target.static_shapes or file_format == "tflite", dict(reversed(request.sizes))
     if static:
         sizes = {**source.static, **sizes}
     dialect = request.dialect or (fastest if file_format == "onnx" else "standard")
-    wanted = Plan(file_format, precision, target.name, dialect, sizes=sizes)
+    several = _signatures(request, source, sizes, file_format, precision)
+    wanted = Plan(file_format, precision, target.name, dialect, sizes=sizes, several=several)
     ports = source.sized(sizes).inputs
     growing = sorted({d for port in ports for d in port.shape if isinstance(d, str) and "+" not in d})
     if growing and static:
@@ -104,6 +115,39 @@ def plan(request: Request, source: Source) -> Plan:
     return wanted
 
 
+def _signatures(
+    request: Request, source: Source, sizes: Mapping[str, int], file_format: str, precision: str
+) -> Mapping[str, Mapping[str, int]]:
+    """Return the signatures of ``source`` by name, if the user wants several and they differ.
+
+    Raises:
+        UsageError: if its format or precision has no such.
+    """
+    wanted = [size for name, size in request.sizes if name == STEPS]
+    named = {_signature_name(size): {**sizes, STEPS: size} for size in wanted}
+    if len({tuple(source.sized(one).sizes.items()) for one in named.values()}) < 2:
+        return {}
+    steps = " and ".join(str(size) for size in wanted)
+    if file_format != "tflite":
+        raise UsageError(
+            f"{STEPS} cannot be {steps} at once in {file_format}",
+            where=source.name,
+            fix=f"add --format tflite, or leave out --size {STEPS}: an ONNX graph takes any number of steps",
+        )
+    if precision in INTEGER:
+        raise UsageError(
+            f"signatures for {steps} steps would each be calibrated to scales of their own in {precision}",
+            where=source.name,
+            fix=f"give --size {STEPS} once, or choose --quantize int8-weights",
+        )
+    return named
+
+
+def _signature_name(steps: int) -> str:
+    """Return what runners of language models call a signature for so many steps."""
+    return "decode" if steps == 1 else f"prefill_{steps}"
+
+
 def weight_scheme(request: Request, planned: Plan) -> Scheme:
     """Return how weights are quantized: as asked for, or as the target's own precision says, on grids that the runtime has.
 
@@ -115,6 +159,10 @@ def weight_scheme(request: Request, planned: Plan) -> Scheme:
 
 
 def fall_back(reason: str, request: Request) -> Plan:
-    """Return the plan of a graph that its target cannot have: float32 on the CPU, with the reason."""
-    cpu = load_target("cpu")
-    return Plan(cpu.format, cpu.precision, cpu.name, fallback=reason, sizes=dict(request.sizes))
+    """Return the plan of a graph that its target cannot have: float32 on the CPU, with the reason.
+
+    A dimension with several sizes stays dynamic there.
+    """
+    cpu, names = load_target("cpu"), [name for name, _ in request.sizes]
+    sizes = {name: size for name, size in request.sizes if names.count(name) == 1}
+    return Plan(cpu.format, cpu.precision, cpu.name, fallback=reason, sizes=sizes)

@@ -177,19 +177,21 @@ def _need(request: Request, sources: list[Any]) -> Need:
         tally = _Tally(Path(folder) / "weights.bin")
         for source in sources:
             planned = plan(request, source)
-            source = source.sized(planned.sizes)
-            captured = source.capture()
-            read += weight_bytes(captured)
-            model, _ = pipeline_for(request, planned, None, Path(folder), _told).run(captured)
+            pipeline = pipeline_for(request, planned, None, Path(folder), _told)
             shrink = 4 if planned.precision in INTEGER else 1
+            models = []
+            for sizes in planned.signatures.values():
+                captured = source.sized(sizes).capture()
+                read += weight_bytes(captured)
+                models.append(pipeline.run(captured)[0])
+                output += _vector_bytes(request, source.sized(sizes))
             if planned.format == "onnx" and shrink == 1:
                 path = Path(folder) / "graph.onnx"
-                to_onnx(model, path, tally)
+                to_onnx(models[0], path, tally)
                 output += path.stat().st_size
             else:
-                output += weight_bytes(model) // shrink + NODE_BYTES * sum(1 for _ in model.graph)
-            output += _vector_bytes(request, source)
-            peak = max(peak, _peak(model))
+                output += weight_bytes(models[0]) // shrink + NODE_BYTES * _nodes(models)
+            peak = max(peak, _peak(models))
     seconds = GRAPH_SECONDS * len(sources) + read / RATE
     return Need(peak, output + tally.end, len(sources), seconds)
 
@@ -198,17 +200,21 @@ def _told(_done: int, _total: int) -> None:
     """Tell nobody of progress."""
 
 
-def _peak(model: ir.Model) -> int:
-    """Return the resident bytes of a process while it compiles ``model``."""
-    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+def _nodes(models: list[ir.Model]) -> int:
+    """Return how many nodes ``models`` have together."""
+    return sum(1 for model in models for _ in model.graph)
+
+
+def _peak(models: list[ir.Model]) -> int:
+    """Return the resident bytes of a process while it compiles ``models``, which have the same weights."""
+    tensors = [v.const_value for v in models[0].graph.initializers.values() if v.const_value is not None]
     weights = [tensor for tensor in tensors if tensor.nbytes > CONSTANT_BYTES]
     total = sum(tensor.nbytes for tensor in weights)
     largest = max((tensor.nbytes for tensor in weights), default=0)
     whole = max((_as_floats(tensor) for tensor in weights if not divisible(tensor)), default=0)
     flying = min(total, workers() * (1 + AHEAD) * 2 * PIECE)
     segment = max(min(total, SEGMENT_BYTES), largest)
-    nodes = sum(1 for _ in model.graph)
-    return BASE + PER_NODE * nodes + flying + max(COPIES * segment, 2 * whole)
+    return BASE + PER_NODE * _nodes(models) + flying + max(COPIES * segment, 2 * whole)
 
 
 def _as_floats(tensor: ir.TensorProtocol) -> int:

@@ -1,6 +1,7 @@
 """Run an artifact on numpy arrays: ONNX Runtime and LiteRT behind one small interface. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +20,12 @@ class Runner(Protocol):
         ...
 
 
-def open_runner(path: Path, threads: int = 0, *, mapped: bool = False) -> Runner:
+def open_runner(
+    path: Path, threads: int = 0, *, mapped: bool = False, signature: str | None = None
+) -> Runner:
     """Open an artifact by its suffix; ``threads`` 0 means the runtime's own choice.
+
+    ``signature`` is which of a TFLite file is meant; it may be left out where there is one.
 
     ``mapped`` leaves weights in their file, for a check of a model of any size; without it a runtime may copy them into the
     layout that it computes fastest with.
@@ -28,8 +33,16 @@ def open_runner(path: Path, threads: int = 0, *, mapped: bool = False) -> Runner
     if path.suffix == ".onnx":
         return OnnxRunner(path, threads, mapped=mapped)
     if path.suffix == ".tflite":
-        return TfliteRunner(path, threads)
+        return TfliteRunner(path, threads, signature=signature)
     raise UsageError(f"{path} is neither .onnx nor .tflite", fix="give an artifact of a bundle")
+
+
+def open_runners(path: Path, signatures: Sequence[str]) -> list[Runner]:
+    """Open an artifact by each of ``signatures``, of which an ONNX file has one without a name; it is loaded once."""
+    if path.suffix != ".tflite":
+        return [open_runner(path)]
+    first = TfliteRunner(path, signature=signatures[0] or None)
+    return [first, *(first.also(signature) for signature in signatures[1:])]
 
 
 class OnnxRunner:
@@ -71,8 +84,15 @@ class OnnxRunner:
 class TfliteRunner:
     """A model in LiteRT on the CPU, by its signature; int8 inputs and outputs are converted from and to float32."""
 
-    def __init__(self, path: Path, threads: int = 0, *, keep_all: bool = False) -> None:
-        """Load ``path``; ``keep_all`` keeps intermediate tensors readable, without XNNPACK."""
+    def __init__(
+        self, path: Path, threads: int = 0, *, keep_all: bool = False, signature: str | None = None
+    ) -> None:
+        """Load ``path``; ``keep_all`` keeps intermediate tensors readable, without XNNPACK.
+
+        Raises:
+            BundleError: if it does not load, or lacks the ``signature``.
+            UnsupportedError: if no signature was asked for, and it has several.
+        """
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         self._path = path
@@ -90,9 +110,35 @@ class TfliteRunner:
                 f"LiteRT does not load it: {error}", where=str(path), fix="export it again"
             ) from error
         names = list(self.interpreter.get_signature_list())
-        if len(names) != 1:
+        if signature is None and len(names) != 1:
             raise UnsupportedError(f"{path} has {len(names)} signatures, one is needed", where=str(path))
-        self._signature = self.interpreter.get_signature_runner(names[0])
+        self._signature = self._find(names[0] if signature is None else signature)
+
+    def _find(self, signature: str) -> Any:
+        names = sorted(self.interpreter.get_signature_list())
+        if signature not in names:
+            raise BundleError(
+                f"the file has no signature {signature}",
+                where=str(self._path),
+                fix=f"it has {', '.join(names) or 'none'}",
+            )
+        return self.interpreter.get_signature_runner(signature)
+
+    def also(self, signature: str) -> "TfliteRunner":
+        """Return a runner of another signature of the same file, which is not loaded again."""
+        other = copy.copy(self)
+        other._signature = self._find(signature)
+        return other
+
+    def tensors(self) -> Iterator[tuple[Mapping[str, Any], Array]]:
+        """Yield the details and the values of every tensor of the signature that has values, as the last run left them."""
+        graph = self._signature._subgraph_index  # LiteRT has no public name for it
+        for detail in self.interpreter.get_tensor_details(graph):
+            try:
+                value = self.interpreter.get_tensor(detail["index"], graph)
+            except ValueError:  # a tensor without data: a temporary of a kernel
+                continue
+            yield detail, value
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name."""

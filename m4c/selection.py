@@ -19,6 +19,10 @@ DIMENSIONS = {
 """Every dimension that a graph of M4 names, and that may so be kept dynamic."""
 
 
+STEPS = "sequence"
+"""The dimension that may have several sizes, each a signature of a TFLite file: a prompt has many steps at once."""
+
+
 def require_dimensions(names: Iterable[str]) -> frozenset[str]:
     """Return the dimensions of these names.
 
@@ -33,20 +37,23 @@ def require_dimensions(names: Iterable[str]) -> frozenset[str]:
 
 
 def require_sizes(texts: Iterable[str], dynamic: frozenset[str]) -> tuple[tuple[str, int], ...]:
-    """Return dimensions and their sizes of texts such as ``past=511``; none of them may be ``dynamic``.
+    """Return dimensions and their sizes, in order, of texts such as ``past=511``; none of them may be ``dynamic``.
+
+    :data:`STEPS` may have several.
 
     Raises:
         UsageError: if no graph has such a dimension, or a text has no number.
     """
-    found: dict[str, int] = {}
+    found: set[tuple[str, int]] = set()
     for text in texts:
         name, _, size = text.partition("=")
         require_dimensions([name])
         if not (size.isascii() and size.isdigit()):
             raise UsageError(f"--size {text} has no number", fix=f"write it as {name}=16")
-        if name in dynamic or found.setdefault(name, int(size)) != int(size):
+        found.add((name, int(size)))
+        if name in dynamic or (name != STEPS and len({size for held, size in found if held == name}) > 1):
             raise UsageError(f"{name} cannot be two things at once", fix=f"give {name} once")
-    return tuple(sorted(found.items()))
+    return tuple(sorted(found))
 
 
 def selected_submodels(names: tuple[str, ...]) -> list[str]:

@@ -20,9 +20,10 @@ PRECISIONS = frozenset({*TOLERANCE, *SQNR_FLOOR_DB})
 
 @dataclass(frozen=True, slots=True)
 class Selftest:
-    """The figures of one graph, on this machine."""
+    """The figures of one graph, or of one signature of several, on this machine."""
 
     graph: str
+    """Its name, with that of the signature if there are several."""
     difference: Difference
 
 
@@ -34,7 +35,11 @@ def selftest(manifest: Manifest, folder: Path) -> list[Selftest]:
         NumbersError: if an artifact differs from its vector by more than its precision allows.
     """
     check_files(manifest, folder)
-    return [Selftest(graph.name, _check(graph, folder)) for graph in manifest.graphs]
+    return [
+        Selftest(f"{graph.name} {one.signature}" if graph.further else graph.name, _check(one, folder))
+        for graph in manifest.graphs
+        for one in graph.signatures
+    ]
 
 
 def _check(graph: GraphRecord, folder: Path) -> Difference:
@@ -45,7 +50,7 @@ def _check(graph: GraphRecord, folder: Path) -> Difference:
             fix=f"this m4c knows {', '.join(sorted(PRECISIONS))}",
         )
     inputs, expected = _vector(graph, folder)
-    actual = open_runner(folder / graph.file.path, mapped=True).run(inputs)
+    actual = open_runner(folder / graph.file.path, mapped=True, signature=graph.signature or None).run(inputs)
     found = worst([_compare(graph, name, expected[name], actual) for name in expected])
     precision, floor = graph.precision, graph.verification.min_sqnr_db
     if graph.format == "tflite" and precision in BITS:

@@ -199,6 +199,6 @@ def read_finished(folder: Path, name: str) -> SubmodelRecord | None:
     if not path.is_file():
         return None
     record = from_json(SubmodelRecord, json.loads(path.read_text("utf-8")))
-    files = [*record.files, *(file for graph in record.graphs for file in (graph.file, graph.vector))]
+    files = [*record.files, *(file for graph in record.graphs for file in graph.files)]
     whole = all((folder / f.path).is_file() and record_file(folder, folder / f.path) == f for f in files)
     return record if whole else None

@@ -1,12 +1,12 @@
 """A decoder of fixed sizes behind the interface of one whose cache grows: what a runner on a device does, in numpy.
 
 A cache of ``past`` rows that holds fewer steps is filled up, and the mask hides the rest. A call of fewer steps than
-``sequence`` is filled up too, one of more becomes several. Each call returns the cache it was given with its own steps after
-it: these alone are new, rows ``past`` … ``past + steps`` of every ``present``. Keys are turned by position already, so their
-order is free.
+``sequence`` is filled up too, one of more becomes several; a file may have a signature for one step and another for many. Each
+call returns the cache it was given with its own steps after it: these alone are new, rows ``past`` … ``past + steps`` of every
+``present``. Keys are turned by position already, so their order is free.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from m4c.bundle import GraphRecord
 from m4c.errors import UsageError
 from m4c.host.masks import HIDDEN
-from m4c.runners import Runner, open_runner
+from m4c.runners import Runner, open_runners
 
 Array = np.ndarray
 Arrays = dict[str, Array]
@@ -25,8 +25,8 @@ STEPS_AXIS = 2
 
 def open_decoder(folder: Path, graph: GraphRecord) -> Runner:
     """Open a graph of the bundle at ``folder``, to be run with any number of steps, and caches up to its own."""
-    runner = open_runner(folder / graph.file.path)
-    return StaticSteps(runner, graph) if "sequence" in graph.sizes else runner
+    runners = open_runners(folder / graph.file.path, [one.signature for one in graph.signatures])
+    return StaticSteps(runners, graph) if "sequence" in graph.sizes else runners[0]
 
 
 def empty_cache(graph: GraphRecord) -> Arrays:
@@ -45,15 +45,22 @@ def most_steps(graph: GraphRecord, known: int) -> int:
 
 
 class StaticSteps:
-    """A runner of ``graph`` that takes any number of steps, and takes and gives caches of any length."""
+    """A runner of ``graph`` that takes any number of steps, and takes and gives caches of any length.
 
-    def __init__(self, runner: Runner, graph: GraphRecord) -> None:
-        """Wrap ``runner``, which takes the sizes of ``graph`` alone."""
-        self._runner = runner
-        self.past, self.sequence = graph.sizes.get("past", 0), graph.sizes["sequence"]
+    Of several signatures, each call takes the one of fewest steps that has room for all that are left, or the longest.
+    """
+
+    def __init__(self, runners: Sequence[Runner], graph: GraphRecord) -> None:
+        """Wrap ``runners``, each of which takes the sizes of one signature of ``graph`` alone."""
+        pairs = zip(graph.signatures, runners, strict=True)
+        self._runners = dict(sorted((one.sizes["sequence"], runner) for one, runner in pairs))
+        self.past = graph.sizes.get("past", 0)
         self._caches = [port.name for port in graph.inputs if port.name.startswith("past_")]
         self._stepwise = [
-            port.name for port in graph.inputs if len(port.shape) in (2, 3) and port.shape[1] == self.sequence
+            port.name
+            for port, *others in zip(*(one.inputs for one in graph.signatures), strict=True)
+            if len(port.shape) in (2, 3)
+            and [p.shape[1] for p in (port, *others)] == [one.sizes["sequence"] for one in graph.signatures]
         ]
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:
@@ -63,17 +70,19 @@ class StaticSteps:
             UsageError: if the cache has no room for the steps.
         """
         caches = {name: inputs[name] for name in self._caches}
-        count, made = inputs[self._stepwise[0]].shape[1], list[Arrays]()
-        for start in range(0, count, self.sequence):
-            steps = slice(start, min(start + self.sequence, count))
-            outputs = self._call(inputs, caches, steps)
+        count, made, done = inputs[self._stepwise[0]].shape[1], list[Arrays](), 0
+        while done < count:
+            sequence = next((s for s in self._runners if s >= count - done), max(self._runners))
+            steps = slice(done, min(done + sequence, count))
+            outputs = self._call(sequence, inputs, caches, steps)
+            done = steps.stop
             caches = {n: outputs.pop(n.replace("past", "present", 1)) for n in caches}
             made.append(outputs)
         joined = {name: np.concatenate([outputs[name] for outputs in made], axis=1) for name in made[0]}
         return joined | {name.replace("past", "present", 1): cache for name, cache in caches.items()}
 
-    def _call(self, inputs: Mapping[str, Array], caches: Arrays, steps: slice) -> Arrays:
-        """Run the graph once, for some steps of ``inputs``."""
+    def _call(self, sequence: int, inputs: Mapping[str, Array], caches: Arrays, steps: slice) -> Arrays:
+        """Run the signature of ``sequence`` steps once, for some steps of ``inputs``."""
         count = steps.stop - steps.start
         done = next((cache.shape[STEPS_AXIS] for cache in caches.values()), 0)
         if done > self.past:
@@ -81,15 +90,15 @@ class StaticSteps:
                 f"the cache has room for {self.past} steps, there are {done}",
                 fix=f"export with a larger --size past={done}",
             )
-        feeds = {name: _filled(inputs[name][:, steps], 1, self.sequence) for name in self._stepwise}
+        feeds = {name: _filled(inputs[name][:, steps], 1, sequence) for name in self._stepwise}
         feeds |= {name: _filled(cache, STEPS_AXIS, self.past) for name, cache in caches.items()}
         if caches:
             seen = inputs["mask"][:, :, steps]
-            mask = np.full((len(seen), 1, self.sequence, self.past + self.sequence), HIDDEN, np.float32)
+            mask = np.full((len(seen), 1, sequence, self.past + sequence), HIDDEN, np.float32)
             mask[:, :, :count, :done] = seen[..., :done]
             mask[:, :, :count, self.past : self.past + count] = seen[..., done : done + count]
             feeds["mask"] = mask
-        outputs = self._runner.run({**inputs, **feeds})
+        outputs = self._runners[sequence].run({**inputs, **feeds})
         for name, value in outputs.items():
             if name.startswith("present_"):
                 new = value[:, :, self.past : self.past + count]

@@ -97,6 +97,9 @@ def show_bundle(manifest: "Manifest", out: Path) -> None:
     for graph in manifest.graphs:
         if graph.fallback:
             console.print(f"{graph.name} was built for {graph.processor}: {graph.fallback}")
+        if graph.further:
+            names = " and ".join(one.signature for one in graph.signatures)
+            console.print(f"{graph.name} has signatures {names}, over the same weights")
         if graph.floats:
             reasons = Counter(graph.floats.values())
             kept = "; ".join(f"{count}: {reason}" for reason, count in sorted(reasons.items()))
@@ -115,7 +118,8 @@ def show_bundle(manifest: "Manifest", out: Path) -> None:
 
 def _row(graph: "GraphRecord", shared: int, submodel: str) -> tuple[str, ...]:
     """Return the cells of a graph."""
-    found = graph.verification
+    found = [one.verification for one in graph.signatures]
+    sqnr = [one.sqnr_db for one in found if one.sqnr_db is not None]
     return (
         submodel,
         graph.name.partition("/")[2],
@@ -125,8 +129,8 @@ def _row(graph: "GraphRecord", shared: int, submodel: str) -> tuple[str, ...]:
         f"{_size(shared)} shared" if graph.format == "onnx" and shared and submodel else "",
         str(sum(graph.operators.values())),
         str(len(graph.operators)),
-        f"{found.max_relative_error:.1e}",
-        "exact" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB",
+        f"{max(one.max_relative_error for one in found):.1e}",
+        f"{min(sqnr):.1f} dB" if sqnr else "exact",
     )
 
 

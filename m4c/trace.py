@@ -120,15 +120,13 @@ def onnx_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> 
         recorder(name, value)
 
 
-def tflite_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> None:
+def tflite_values(
+    path: Path, inputs: Mapping[str, Array], recorder: Recorder, signature: str | None = None
+) -> None:
     """Run a TFLite file keeping every tensor; integer tensors are told as the float numbers that they stand for."""
     from m4c.runners import TfliteRunner, from_stored
 
-    runner = TfliteRunner(path, keep_all=True)
+    runner = TfliteRunner(path, keep_all=True, signature=signature)
     runner.run(inputs)
-    for detail in runner.interpreter.get_tensor_details():
-        try:
-            value = runner.interpreter.get_tensor(detail["index"])
-        except ValueError:  # a tensor without data: a temporary of a kernel
-            continue
+    for detail, value in runner.tensors():
         recorder(detail["name"], from_stored(value, detail))

@@ -18,6 +18,7 @@ from m4c.read_back import read_back
 from m4c.runners import open_runner
 from m4c.segments import SEGMENT_BYTES, run_in_segments
 from m4c.source import Source
+from m4c.targets.emit_tflite import SIGNATURE
 from m4c.trace import onnx_values, tflite_values
 from m4c.weights import part
 
@@ -54,8 +55,11 @@ def verify(
     precision: str,
     inputs: Mapping[str, Array],
     min_sqnr: float | None = None,
+    signature: str = SIGNATURE,
 ) -> Verification:
     """Compare ``artifact`` with ``source`` on ``inputs``; ``model`` is what the artifact was emitted from.
+
+    ``signature`` is which one of a TFLite file is compared.
 
     ``min_sqnr`` (dB) replaces the floor of an integer ``precision``. Of a TFLite file in integers, every kernel is held
     against its node too.
@@ -67,14 +71,18 @@ def verify(
     expected = source.run(inputs)
     _check_numbers(source, expected)
     hybrid = artifact.suffix == ".tflite" and precision in BITS
-    ran = run_in_float(artifact, inputs, check=True) if hybrid else Ran(_run(artifact, inputs), None)
+    ran = (
+        run_in_float(artifact, inputs, check=True, signature=signature)
+        if hybrid
+        else Ran(_run(artifact, inputs, signature), None)
+    )
     actual = ran.outputs
     _check_outputs(source, expected, actual)
     reference, lost = source, None
     if precision in BITS:
         lost = min(sqnr(expected[name], actual[name]) for name in expected)
         del expected  # with its caches, before others like it are made
-        reference = _rounded(source, artifact)
+        reference = _rounded(source, artifact, signature)
         expected = reference.run(inputs)
     found = worst([difference(expected[name], actual[name]) for name in expected])
     if lost is not None:
@@ -82,24 +90,28 @@ def verify(
     if not found.within(precision, min_sqnr):
         raise NumbersError(
             f"{source.name} differs from its source: {found}, allowed is {found.allowed(precision, min_sqnr)}",
-            where=first_difference(reference, model, artifact, precision, inputs, min_sqnr),
+            where=first_difference(reference, model, artifact, precision, inputs, min_sqnr, signature),
             fix=INTEGER_FIX if precision in SQNR_FLOOR_DB else FLOAT_FIX,
         )
     if precision in INTEGER and artifact.suffix == ".tflite":
         check_kernels(model, artifact, inputs)
-    whole = _whole(source, artifact, inputs, expected) if hybrid else None
+    whole = _whole(source, artifact, inputs, expected, signature) if hybrid else None
     return Verification(found, inputs, expected, ran.steps, whole)
 
 
-def _run(artifact: Path, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def _run(artifact: Path, inputs: Mapping[str, Array], signature: str) -> dict[str, Array]:
     """Run an artifact in the memory of a part of its weights, where its format allows."""
     if artifact.suffix == ".onnx":
         return run_in_segments(artifact, inputs)
-    return open_runner(artifact, mapped=True).run(inputs)
+    return open_runner(artifact, mapped=True, signature=signature).run(inputs)
 
 
 def _whole(
-    source: Source, artifact: Path, inputs: Mapping[str, Array], expected: Mapping[str, Array]
+    source: Source,
+    artifact: Path,
+    inputs: Mapping[str, Array],
+    expected: Mapping[str, Array],
+    signature: str,
 ) -> float | None:
     """Return the SQNR in dB of an artifact as LiteRT runs it, activations in 8 bits; None if it is too large to be packed here.
 
@@ -108,7 +120,7 @@ def _whole(
     """
     if artifact.stat().st_size > SEGMENT_BYTES:
         return None
-    made = open_runner(artifact).run(inputs)
+    made = open_runner(artifact, signature=signature).run(inputs)
     _check_outputs(source, expected, made)
     found = worst([difference(expected[name], made[name]) for name in expected])
     if not found.within(ACTIVATIONS):
@@ -121,13 +133,13 @@ def _whole(
     return found.sqnr_db
 
 
-def _rounded(source: Source, artifact: Path) -> Source:
+def _rounded(source: Source, artifact: Path, signature: str) -> Source:
     """Return ``source`` with its weights as ``artifact`` stores them; rows of each are held against the true ones before.
 
     Raises:
         NumbersError: for a matrix that was rounded to something else.
     """
-    stored = read_back(artifact)
+    stored = read_back(artifact, signature)
     rounded = source.with_weights(stored)
     for name, matrix in stored.items():
         true = source.weight(name)
@@ -183,6 +195,7 @@ def first_difference(
     precision: str,
     inputs: Mapping[str, Array],
     min_sqnr: float | None = None,
+    signature: str = SIGNATURE,
 ) -> str:
     """Return the first node, in the order of the graph, whose value is beyond what ``precision`` allows.
 
@@ -193,9 +206,9 @@ def first_difference(
     if artifact.suffix == ".onnx":
         onnx_values(artifact, inputs, actual.__setitem__)
     elif precision in BITS:
-        run_in_float(artifact, inputs, actual.__setitem__)
+        run_in_float(artifact, inputs, actual.__setitem__, signature=signature)
     else:
-        tflite_values(artifact, inputs, actual.__setitem__)
+        tflite_values(artifact, inputs, actual.__setitem__, signature)
     found: dict[str, Difference] = {}
 
     def compare(name: str, value: Array) -> None:

@@ -72,6 +72,38 @@ def test_a_user_may_want_numbers_anywhere() -> None:
     assert sized.sizes == {"past": 4}
 
 
+SEVERAL = (("past", 4), ("sequence", 1), ("sequence", 8))
+
+
+def test_sizes_of_a_call_are_signatures() -> None:
+    asked = Request(target=CPU, format="tflite", sizes=SEVERAL)
+    made = plan(asked, source(*STEPS))
+    assert made.sizes == {"past": 4, "sequence": 1}
+    assert made.signatures == {
+        "decode": {"past": 4, "sequence": 1},
+        "prefill_8": {"past": 4, "sequence": 8},
+    }
+    assert plan(asked, source(1, 4)).signatures == {"serving_default": {"past": 4, "sequence": 1}}
+    assert plan(Request(target=CPU), source(*STEPS)).signatures == {"": {}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({}, r"sequence cannot be 1 and 8 at once in onnx\n.*\n  fix: add --format tflite"),
+        (
+            {"format": "tflite", "precision": "int8"},
+            r"signatures for 1 and 8 steps would each be calibrated.*\n.*\n  fix: .*--quantize int8-weights",
+        ),
+    ],
+)
+def test_signatures_where_there_can_be_one(asked: dict[str, str], reason: str) -> None:
+    request_ = Request(target=CPU, sizes=SEVERAL, **asked)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=reason):
+        plan(request_, source(*STEPS))
+    assert plan(request_, source(1, 4)).several == {}
+
+
 def test_what_the_user_wants_dynamic_is_built_for_the_cpu() -> None:
     made = plan(Request(target=CPU, format="tflite"), source(*STEPS, dynamic=frozenset({"past"})))
     assert (made.format, made.precision, made.processor) == ("onnx", "float32", "cpu")
@@ -87,6 +119,7 @@ def test_what_grows_may_run_where_shapes_are_dynamic() -> None:
     ("sizes", "reason"),
     [
         ({"past": 16}, "past and sequence are 19 steps together, the model knows 16"),
+        ({"past": 10, "sequence": 7}, r"are 17 steps(.*\n)*.*--size past=9 --size sequence=7"),
         ({"sequence": 0}, "sequence cannot be 0"),
     ],
 )
@@ -114,6 +147,7 @@ def test_a_fallback_keeps_its_reason() -> None:
     assert fall_back("because", asked) == Plan(
         "onnx", "float32", "cpu", fallback="because", sizes={"past": 9}
     )
+    assert fall_back("because", replace(asked, sizes=SEVERAL)).sizes == {"past": 4}
 
 
 def test_requests_can_be_handed_to_another_process() -> None:

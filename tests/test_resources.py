@@ -76,6 +76,15 @@ def test_the_quantized_backbone_too(tmp_path: Path) -> None:
     assert estimate(request, 1).output_bytes == pytest.approx(real, rel=0.02)
 
 
+def test_signatures_share_their_weights() -> None:
+    asked = Request(target=load_target("cpu"), submodels=("backbone/embed",), format="tflite")
+    one, two = (
+        estimate(replace(asked, sizes=sizes), 1).output_bytes
+        for sizes in ((("sequence", 1),), (("sequence", 1), ("sequence", 2)))
+    )
+    assert one < two < 1.1 * one
+
+
 def test_fewer_jobs_where_more_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     needs = [Need(500 << 20, 1000, 1, 5.0), Need(400 << 20, 1000, 1, 5.0), Need(300 << 20, 1000, 1, 5.0)]
     monkeypatch.setattr("m4c.resources._needs", lambda _request, _jobs: needs)

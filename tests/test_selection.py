@@ -57,6 +57,8 @@ def test_unknown_dimensions_are_refused() -> None:
 
 def test_sizes() -> None:
     assert require_sizes(["sequence=1", "past=511"], frozenset()) == (("past", 511), ("sequence", 1))
+    several = require_sizes(["sequence=128", "sequence=16", "sequence=128"], frozenset())
+    assert several == (("sequence", 16), ("sequence", 128))
 
 
 @pytest.mark.parametrize(

@@ -122,11 +122,12 @@ class Graph:
                 )
         steps = made.get("past", 0) + made.get("sequence", 0)
         if own and self.max_steps is not None and steps > self.max_steps:
+            sequence = min(made["sequence"], self.max_steps)
             raise UsageError(
                 f"past and sequence are {steps} steps together, the model knows {self.max_steps}",
                 where=self.name,
-                fix=f"give sizes of up to {self.max_steps} steps, such as --size past={self.max_steps - 1} "
-                "--size sequence=1",
+                fix=f"give sizes of up to {self.max_steps} steps, such as --size past={self.max_steps - sequence} "
+                f"--size sequence={sequence}",
             )
         return replace(self, sizes=made, dynamic=self.dynamic - own.keys())
 

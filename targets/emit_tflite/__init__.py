@@ -4,7 +4,8 @@
 """
 
 from m4c.targets.emit_tflite.emit import to_tflite
+from m4c.targets.emit_tflite.flat import SIGNATURE
 from m4c.targets.emit_tflite.ports import Ports, TensorPort, read_ports
 from m4c.targets.emit_tflite.table import EMIT, INTEGER
 
-__all__ = ["EMIT", "INTEGER", "Ports", "TensorPort", "read_ports", "to_tflite"]
+__all__ = ["EMIT", "INTEGER", "SIGNATURE", "Ports", "TensorPort", "read_ports", "to_tflite"]

@@ -1,12 +1,13 @@
 """From the IR to a TFLite file: check and place everything first, then write."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 
 from m4c.errors import UnsupportedError
 from m4c.targets.emit_tflite.file import Progress, write
-from m4c.targets.emit_tflite.flat import Flat
+from m4c.targets.emit_tflite.flat import SIGNATURE, Codes, Flat
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.quantization import plan
 from m4c.targets.emit_tflite.table import EMIT, INTEGER, MIXED
@@ -14,21 +15,24 @@ from m4c.targets.emit_tflite.units import Unit, units
 
 
 def to_tflite(
-    model: ir.Model, path: Path, *, signature: str = "serving_default", progress: Progress | None = None
+    model: ir.Model | Mapping[str, ir.Model], path: Path, *, progress: Progress | None = None
 ) -> None:
-    """Write ``model`` as a TFLite file with one ``signature`` whose inputs and outputs have the names of the IR.
+    """Write ``model`` as a TFLite file with one signature whose inputs and outputs have the names of the IR.
 
-    Weights are read one at a time while the file is written, scales of quantized ones before that. ``progress`` hears the
-    bytes written since its last call. Equal models give equal bytes; a write that fails leaves no file.
+    Several models, by the names of their signatures, are those of one source at different sizes: what they have in common is
+    stored once. Weights are read one at a time while the file is written, scales of quantized ones before that. ``progress``
+    hears the bytes written since its last call. Equal models give equal bytes; a write that fails leaves no file.
 
     Raises:
         UnsupportedError: before anything is written, if an operator or a form of it is not known.
     """
-    write(lower(model), path, signature, progress)
+    models = {SIGNATURE: model} if isinstance(model, ir.Model) else model
+    codes: Codes = {}
+    write({name: lower(one, codes) for name, one in models.items()}, path, progress)
 
 
-def lower(model: ir.Model) -> Flat:
-    """Return ``model`` as the structure of a TFLite file, with its weights unread."""
+def lower(model: ir.Model, codes: Codes | None = None) -> Flat:
+    """Return ``model`` as a sub-graph of a TFLite file that has ``codes``, with its weights unread."""
     graph = model.graph
     pieces = units(graph)
     for unit in pieces:
@@ -39,7 +43,7 @@ def lower(model: ir.Model) -> Flat:
             where=graph.name or "",
             fix="a graph that returns its inputs needs no file",
         )
-    flat = Flat(graph.name or "main")
+    flat = Flat(graph.name or "main", codes={} if codes is None else codes)
     at = Lowering(flat, plan(graph, pieces, INTEGER, MIXED), pieces[0])
     flat.inputs = [(value.name or "", at.port(value)) for value in graph.inputs]
     for unit in pieces:

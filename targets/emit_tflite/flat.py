@@ -4,6 +4,7 @@ The idea: a stored tensor is a promise of bytes (:class:`Content`), kept only wh
 nothing of ONNX operators or of targets.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from m4c.weight_file import PIECE, data
 from m4c.weights import array, stretches
 
 Array = np.ndarray
+
+SIGNATURE = "serving_default"
+"""What runtimes call the only signature of a file."""
 
 CHUNK_BYTES = 1 << 24
 """How much of a weight is laid out and written at once, so that a transposed weight is never held twice."""
@@ -38,6 +42,9 @@ KIND: dict[ir.DataType, int] = {
     ir.DataType.BOOL: tfl.TensorType.BOOL,
 }
 """The TFLite type of each dtype that a model may hold."""
+
+Codes = dict[tuple[int, int], int]
+"""The place of each (builtin code, version) in the table of a file."""
 
 STORED_AS: dict[int, np.dtype[Any]] = {
     tfl.TensorType.FLOAT32: np.dtype("<f4"),
@@ -119,8 +126,27 @@ class Tensor:
         """Return whether its content is written after the structure of the file, rather than with it."""
         if self.content is None or self.nbytes == 0:
             return False
-        held = isinstance(self.content.source, ir.LazyTensor | ir.ExternalTensor)
-        return held or self.nbytes > INLINE_BYTES
+        return self.lazy or self.nbytes > INLINE_BYTES
+
+    @property
+    def lazy(self) -> bool:
+        """Return whether its content is not in memory."""
+        return self.content is not None and isinstance(self.content.source, ir.LazyTensor | ir.ExternalTensor)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Return what is the same for a tensor with the same bytes in a model of the same source at other sizes.
+
+        As within a model (:func:`m4c.weights.register`), equal names of weights stand for equal recipes, so none is read,
+        and integers by other scales are others. What is in memory is told by its bytes.
+        """
+        assert self.content is not None
+        if self.lazy:
+            return self.content.source.name, self.name, self.dtype, self.shape, self.affine
+        digest = hashlib.sha256()
+        for chunk in self.chunks():
+            digest.update(chunk)
+        return self.dtype, digest.digest()
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Read the content and yield its bytes, some rows at a time; what has no view is read ahead, by all cores."""
@@ -143,12 +169,12 @@ class Tensor:
 
 @dataclass
 class Flat:
-    """The one sub-graph of a TFLite file, built tensor by tensor and operator by operator."""
+    """A sub-graph of a TFLite file, built tensor by tensor and operator by operator; those of a file share ``codes``."""
 
     name: str
     tensors: list[Tensor] = field(default_factory=list)
     operators: list[Any] = field(default_factory=list)
-    codes: dict[tuple[int, int], int] = field(default_factory=dict)
+    codes: Codes = field(default_factory=dict)
     inputs: list[tuple[str, int]] = field(default_factory=list)
     outputs: list[tuple[str, int]] = field(default_factory=list)
 

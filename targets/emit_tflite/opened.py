@@ -17,6 +17,7 @@ from ai_edge_litert import schema_py_generated as tfl
 from m4c.errors import BundleError
 from m4c.targets.emit_tflite.flat import (
     KIND,
+    SIGNATURE,
     STORED_AS,
     Affine,
     Array,
@@ -52,7 +53,7 @@ class Place:
 class Opened:
     """One signature of a TFLite file."""
 
-    def __init__(self, path: Path, signature: str = "serving_default") -> None:
+    def __init__(self, path: Path, signature: str = SIGNATURE) -> None:
         """Read the structure of the file at ``path``.
 
         Raises:

@@ -8,6 +8,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.errors import BundleError
+from m4c.targets.emit_tflite.flat import SIGNATURE
 
 DTYPES = {
     tfl.TensorType.FLOAT32: "float32",
@@ -37,7 +38,7 @@ class Ports:
     outputs: tuple[TensorPort, ...]
 
 
-def read_ports(path: Path, signature: str = "serving_default") -> Ports:
+def read_ports(path: Path, signature: str = SIGNATURE) -> Ports:
     """Return the inputs and outputs of ``signature`` in the TFLite file ``path``.
 
     Raises:

@@ -2,27 +2,31 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from m4c import cli
 from m4c.blockwise import BlockwiseWeight
 from m4c.bundle import Manifest, read_manifest
 from m4c.compile import compile_bundle, open_sources
-from m4c.errors import NumbersError
+from m4c.errors import BundleError, NumbersError
 from m4c.numerics import sqnr
 from m4c.progress import Silent
 from m4c.read_back import read_back
 from m4c.request import Request
 from m4c.routes.generate import Cache, generate
 from m4c.selftest import selftest
-from m4c.static_cache import open_decoder
+from m4c.static_cache import StaticSteps, open_decoder
 from m4c.targets.profile import load_target
 from m4c.weights import Array, Recipe, array, lazy
+from tests.bundles import Copy, update_hash
 
 ASSET = Path(__file__).parent.parent / "assets" / "tiny_llama"
 PAST = 15
+STEPS = 8
 PROMPT = "Once upon a time"
 TEXT = (ASSET / "heldout.txt").read_text("utf-8")[:400]
 
@@ -90,6 +94,80 @@ def test_a_text_goes_on(llama: Bundle) -> None:
     made = generate(llama[0], llama[1], PROMPT, 6)
     assert len(made.tokens) == 6
     assert made.text.isprintable()
+
+
+@pytest.fixture(scope="module")
+def signatures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the same with a signature for prompts, made on the command line."""
+    out = tmp_path_factory.mktemp("signatures") / "bundle"
+    sizes = [f"--size={size}" for size in (f"past={PAST}", "sequence=1", f"sequence={STEPS}")]
+    m4c(
+        "export", "backbone", "--weights", str(ASSET), "--format", "tflite", "--quantize", "int4",
+        "--fallback", "error", "--jobs", "1", *sizes, "-o", str(out),
+    )  # fmt: skip
+    return out
+
+
+def m4c(*arguments: str) -> None:
+    """Run the command, which must succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["m4c", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code == 0
+
+
+def test_a_signature_for_prompts_over_the_same_weights(llama: Bundle, signatures: Path) -> None:
+    """Each is held against the source; what the file grows by is its structure, however many weights there are."""
+    record, alone = (read_manifest(folder).graph("backbone/decoder") for folder in (signatures, llama[0]))
+    one, many = record.signatures
+    assert (one.signature, many.signature) == ("decode", f"prefill_{STEPS}")
+    assert many.sizes == {"batch": 1, "past": PAST, "sequence": STEPS}
+    assert [port.shape for port in many.inputs[:3]] == [
+        (1, STEPS, 256), (1, STEPS), (1, 1, STEPS, PAST + STEPS),
+    ]  # fmt: skip
+    assert one.inputs == alone.inputs
+    assert alone.file.bytes < record.file.bytes < alone.file.bytes + 40_000
+    for view in (one, many):
+        assert view.verification.max_relative_error < 1e-5
+        assert (view.verification.runtime_sqnr_db or 0) > 25
+    found = selftest(read_manifest(signatures), signatures)
+    assert [figures.graph.partition(" ")[2] for figures in found] == 2 * ["decode", f"prefill_{STEPS}"]
+
+
+def test_a_prompt_at_once_is_continued_as_a_step_a_call(
+    llama: Bundle, signatures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    real = StaticSteps._call
+
+    def call(steps: StaticSteps, sequence: int, *rest: Any) -> Any:
+        taken.append(sequence)
+        return real(steps, sequence, *rest)
+
+    monkeypatch.setattr(StaticSteps, "_call", call)
+    texts = []
+    for folder in (llama[0], signatures):
+        m4c("run", str(folder), "--task", "T1", "--text", PROMPT, "--max-tokens", "6")
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 2
+    prompt = len(Tokenizer.from_file(str(ASSET / "tokenizer.json")).encode(PROMPT).ids)
+    assert 1 < prompt <= STEPS
+    assert taken == [1] * 2 * (prompt + 5) + [STEPS] * 2 + [1] * 2 * 5  # each by embed and by decoder
+
+
+def test_numbers_of_one_signature_that_differ_are_found(signatures: Path, copied: Copy) -> None:
+    folder = copied(signatures)
+    record = read_manifest(folder).graph("backbone/decoder").signatures[1].vector
+    content = np.fromfile(folder / record.path, np.uint8)
+    content[-4096:][3::4] ^= 0x80  # signs of numbers of the last cache
+    content.tofile(folder / record.path)
+    with pytest.raises(BundleError, match=r"decoder\.prefill_8\.safetensors was altered"):
+        selftest(read_manifest(folder), folder)
+    update_hash(folder, record)
+    with pytest.raises(NumbersError, match="backbone/decoder differs from its test vector"):
+        selftest(read_manifest(folder), folder)
 
 
 def test_whisper_keeps_its_convolutions_in_float(tmp_path: Path) -> None:

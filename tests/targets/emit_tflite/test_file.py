@@ -101,5 +101,5 @@ def test_progress_adds_up_to_the_file(tmp_path: Path) -> None:
 
 
 def test_the_signature_has_the_name_that_was_asked_for(tmp_path: Path) -> None:
-    to_tflite(layers(), tmp_path / "m.tflite", signature="encode")
+    to_tflite({"encode": layers()}, tmp_path / "m.tflite")
     assert [port.name for port in read_ports(tmp_path / "m.tflite", "encode").inputs] == ["x"]

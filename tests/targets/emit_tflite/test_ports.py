@@ -40,7 +40,7 @@ def test_quantized_ports_carry_their_scale(tmp_path: Path) -> None:
 
 
 def test_a_missing_signature(tmp_path: Path) -> None:
-    to_tflite(embedding(), tmp_path / "m.tflite", signature="encode")
+    to_tflite({"encode": embedding()}, tmp_path / "m.tflite")
     with pytest.raises(BundleError, match=r"no signature serving_default\n.*m.tflite\n.*it has encode"):
         read_ports(tmp_path / "m.tflite")
 

@@ -15,8 +15,8 @@ from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Pipeline
 from m4c.read_back import read_back
 from m4c.scheme import Scheme
+from m4c.targets.emit_tflite import SIGNATURE, to_tflite
 from m4c.targets.emit_tflite import file as file_module
-from m4c.targets.emit_tflite import to_tflite
 from m4c.targets.emit_tflite.opened import Opened
 from m4c.weights import Array, array, lazy, part, stored_value
 from tests.targets.emit_tflite.graphs import Build, drawn, interpreter, operators, run
@@ -159,7 +159,7 @@ def test_a_piece_runs_alone(tmp_path: Path) -> None:
     path = written(b.model(b.op("Neg", y)), tmp_path)
     opened = Opened(path)
     flat = opened.piece(opened.operators[1:2], opened.operators[1].outputs)
-    file_module.write(flat, tmp_path / "piece.tflite", "serving_default")
+    file_module.write({SIGNATURE: flat}, tmp_path / "piece.tflite")
     found = interpreter(tmp_path / "piece.tflite", True).get_signature_runner()
     given: dict[str, Any] = {flat.inputs[0][0]: drawn(5, 8)}
     (made,) = found(**given).values()
