@@ -110,8 +110,9 @@ def test_values_on_the_way_are_those_of_the_signature(tmp_path: Path) -> None:
     seen: dict[str, Array] = {}
     tflite_values(tmp_path / "m.tflite", {"x": drawn(1, 5, WIDTH)}, seen.__setitem__, "prefill_5")
     (gelu,) = (value for name, value in seen.items() if name.startswith("gelu"))
-    wanted = TfliteRunner(tmp_path / "m.tflite", signature="prefill_5").run({"x": drawn(1, 5, WIDTH)})
-    np.testing.assert_allclose(gelu + 5, *wanted.values(), rtol=0, atol=1e-5)
+    runner = TfliteRunner(tmp_path / "m.tflite", signature="prefill_5")
+    (wanted,) = runner.run({"x": drawn(1, 5, WIDTH)}).values()
+    np.testing.assert_allclose(gelu + 5, wanted, rtol=0, atol=1e-5)
 
 
 def test_sub_graphs_of_other_tables_are_refused(tmp_path: Path) -> None:
