@@ -12,6 +12,9 @@ from m4c.samples import open_samples
 from m4c.source import Source
 
 RANDOM = "random"
+SHOWN = 3
+"""Names of inputs that a message has room for."""
+
 RANDOM_SAMPLES = 16
 """With 4 samples the U-Net of m4-nano follows its source with 16.0 dB, with 16 with 18.4 dB, with 64 with 18.8 dB."""
 RAW = {
@@ -98,7 +101,8 @@ def without_samples(source: Source, calibration: str | None) -> str:
     given = list(path.iterdir()) if path.is_dir() else []
     if not given or (path / source.name).is_dir() or any(file.suffix == ".npz" for file in given):
         return ""
-    inputs = ", ".join(port.name for port in source.inputs)
+    names = [port.name for port in source.inputs]
+    inputs = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     return f"there are no calibration samples of its inputs ({inputs}), which no file of a user holds"
 
 
