@@ -3,8 +3,8 @@
 import json
 import math
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 import onnx_ir as ir
 
 from m4c.bundle import GraphRecord, PortRecord, SignatureRecord, VerificationRecord, record_file
+from m4c.cache import pairs, scale_of
 from m4c.calibration import Samples
 from m4c.model import operator_counts
 from m4c.models.graph import Port
+from m4c.numerics import held_to
 from m4c.pipeline import Note, Pipeline
 from m4c.precisions import BITS
 from m4c.request import Plan
@@ -63,6 +65,7 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         fallback=artifact.plan.fallback,
         floats={note.where: note.text for note in artifact.floats},
         pipeline=str(artifact.pipeline),
+        cache=artifact.plan.cache,
         calibration=artifact.samples.described if artifact.samples else None,
         signature=signature,
         further=dict(further),
@@ -82,8 +85,10 @@ def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> Sign
     figures = found.difference
     return SignatureRecord(
         sizes=dict(source.sizes),
-        inputs=tuple(_port(port, stored) for port in source.inputs),
-        outputs=tuple(_port(port, stored) for port in source.outputs),
+        inputs=tuple(_port(port, stored) for port in _at_border(source.inputs, source, artifact.plan.cache)),
+        outputs=tuple(
+            _port(port, stored) for port in _at_border(source.outputs, source, artifact.plan.cache)
+        ),
         operators=dict(sorted(operator_counts(artifact.built[name].model).items())),
         verification=VerificationRecord(
             reference=_reference(source, artifact.plan.precision),
@@ -91,7 +96,7 @@ def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> Sign
             max_absolute_error=figures.max_absolute,
             max_relative_error=figures.max_relative,
             sqnr_db=_finite(figures.sqnr_db),
-            allowed=figures.allowed(artifact.plan.precision, artifact.min_sqnr),
+            allowed=figures.allowed(held_to(artifact.plan.precision, artifact.plan.cache), artifact.min_sqnr),
             min_sqnr_db=artifact.min_sqnr,
             kernel_steps=found.steps,
             runtime_sqnr_db=_finite(found.whole_db),
@@ -100,7 +105,7 @@ def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> Sign
     )
 
 
-DTYPES = {"float32": "F32", "int64": "I64", "int32": "I32", "int8": "I8", "bool": "BOOL"}
+DTYPES = {"float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int8": "I8", "bool": "BOOL"}
 """What safetensors calls the dtypes of ports."""
 
 
@@ -125,6 +130,21 @@ def _write_vector(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def _finite(decibels: float | None) -> float | None:
     """Return a ratio as JSON has it: None where there was no noise, or no signal."""
     return decibels if decibels is not None and math.isfinite(decibels) else None
+
+
+def _at_border(ports: Sequence[Port], source: Source, cache: str) -> Iterator[Port]:
+    """Yield ``ports`` with caches as they are stored, each followed by the port of its scales if it has one."""
+    both = [] if cache == "float32" else pairs(source.inputs, source.outputs)
+    caches = {port.name for pair in both for port in pair}
+    for port in ports:
+        if port.name not in caches:
+            yield port
+        elif cache != "int8":
+            yield replace(port, dtype=cache)
+        else:
+            scale = scale_of(port.name)
+            yield replace(port, dtype=cache, meaning=f"{port.meaning}; real = code · {scale}")
+            yield Port(scale, "float32", (*port.shape[:3], 1), f"scale of each step and head of {port.name}")
 
 
 def _reference(source: Source, precision: str) -> str:

@@ -104,6 +104,8 @@ class GraphRecord:
     """Module → why its weights stay float, where weights are rounded."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """The dimensions that have names in the model and are numbers here, such as the steps of a cache that does not grow."""
+    cache: str = "float32"
+    """What its caches are stored in."""
     signature: str = ""
     """Which signature of a TFLite file ports, sizes, operators, verification and vector are of; an ONNX file has none."""
     further: Mapping[str, SignatureRecord] = field(default_factory=dict)

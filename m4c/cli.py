@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from m4c import __version__
+from m4c import __version__, options
 
 if TYPE_CHECKING:
     from m4c.request import Request
@@ -18,55 +18,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Format(StrEnum):
-    """File formats of artifacts."""
-
-    ONNX = "onnx"
-    TFLITE = "tflite"
-
-
-class Precision(StrEnum):
-    """Precisions of artifacts."""
-
-    NONE = "none"
-    INT8 = "int8"
-    INT16X8 = "int16x8"
-    INT8_WEIGHTS = "int8-weights"
-    INT4 = "int4"
-
-
-class Method(StrEnum):
-    """Methods of rounding weights."""
-
-    RTN = "rtn"
-    HQQ = "hqq"
-    GPTQ = "gptq"
-
-
-class Observer(StrEnum):
-    """Ways to choose the ranges of integers."""
-
-    MINMAX = "minmax"
-    PERCENTILE = "percentile"
-    MSE = "mse"
-    ENTROPY = "entropy"
-
-
-class Dialect(StrEnum):
-    """Which ONNX operators a graph may have."""
-
-    STANDARD = "standard"
-    ORT = "ort"
-    GENAI = "genai"
-
-
-class Fallback(StrEnum):
-    """What becomes of a graph that the target cannot have."""
-
-    CPU = "cpu"
-    ERROR = "error"
 
 
 class Kind(StrEnum):
@@ -86,9 +37,6 @@ class ReportFormat(StrEnum):
     MARKDOWN = "md"
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
-
-
 def _show_version(wanted: bool) -> None:
     """Print the version and stop, if that is ``wanted``."""
     if wanted:
@@ -97,7 +45,7 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(
+def _version(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -107,95 +55,32 @@ def _options(
 
 @app.command()
 def export(
-    submodels: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Sub-models, graphs (submodel/graph), or one .onnx file; nothing means all of the preset."
-        ),
-    ] = None,
-    target: Annotated[
-        str, typer.Option(help="Where it runs: a name (m4c list targets) or a .toml file.")
-    ] = "cpu",
-    preset: Annotated[str, typer.Option(help="m4-nano (small) or m4 (the paper's sizes).")] = "m4-nano",
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="A checkpoint, or a folder with one; a folder may have one folder for each sub-model."
-        ),
-    ] = None,
-    random_weights: Annotated[
-        int | None, typer.Option(metavar="SEED", help="Random weights from a seed; the default, with seed 0.")
-    ] = None,
-    file_format: Annotated[
-        Format | None, typer.Option("--format", help="Instead of the target's own.")
-    ] = None,
-    quantize: Annotated[Precision | None, typer.Option(help="Instead of the target's own precision.")] = None,
-    method: Annotated[
-        Method,
-        typer.Option(help="How weights are rounded in int4 and int8-weights; gptq needs --calibration."),
-    ] = Method.RTN,
-    group_size: Annotated[
-        int | None,
-        typer.Option(help="Inputs that share a scale, a power of two from 16 on; 0: a whole output channel."),
-    ] = None,
-    asymmetric: Annotated[
-        bool, typer.Option("--asymmetric", help="Give every group of weights a zero point.")
-    ] = False,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN=PRECISION", help="Weights to keep in float32 or int8, such as lm_head.*=int8."
-        ),
-    ] = None,
-    bits_budget: Annotated[
-        float | None,
-        typer.Option(metavar="BITS", help="Average bits of a weight; 8 bits go where they help most."),
-    ] = None,
-    dialect: Annotated[
-        Dialect | None,
-        typer.Option(
-            help="ONNX operators to use: of the standard, of ONNX Runtime, or as onnxruntime-genai loads."
-        ),
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(help="Typical inputs for integers: a folder or file of samples, or the word random."),
-    ] = None,
-    observer: Annotated[
-        Observer | None,
-        typer.Option(help="How the ranges of integers are chosen; percentile in int8, minmax in int16x8."),
-    ] = None,
-    min_sqnr: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DB", help="Signal to noise that integer artifacts must have; 10 in int8, 25 in int16x8."
-        ),
-    ] = None,
-    fallback: Annotated[
-        Fallback | None,
-        typer.Option(help="For graphs that the target cannot have: build for the CPU, or an error."),
-    ] = None,
-    dynamic: Annotated[
-        list[str] | None, typer.Option(help="A dimension to keep dynamic, such as batch.")
-    ] = None,
-    size: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=N",
-            help="A dimension as a number, such as past=511 of a cache that does not grow; TFLite has no others. "
-            "sequence may be given several times: each is a signature of one file.",
-        ),
-    ] = None,
-    jobs: Annotated[int, typer.Option(help="Sub-models compiled at once; 0: one a core.", min=0)] = 0,
-    max_rss: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Memory that must do, such as 1GiB; beyond it the export ends."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what it will need, and write nothing.")
-    ] = False,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")] = Path("m4-bundle"),
-    as_json: Json = False,
+    submodels: options.Submodels = None,
+    target: options.Target = "cpu",
+    preset: options.Preset = "m4-nano",
+    weights: options.Weights = None,
+    random_weights: options.RandomWeights = None,
+    file_format: options.FileFormat = None,
+    quantize: options.Quantize = None,
+    method: options.RoundingMethod = options.Method.RTN,
+    group_size: options.GroupSize = None,
+    asymmetric: options.Asymmetric = False,
+    keep: options.Keep = None,
+    bits_budget: options.BitsBudget = None,
+    dialect: options.Operators = None,
+    context_length: options.ContextLength = None,
+    cache_type: options.Cache = options.CacheType.FLOAT32,
+    calibration: options.Calibration = None,
+    observer: options.Ranges = None,
+    min_sqnr: options.MinSqnr = None,
+    fallback: options.WhatElse = None,
+    dynamic: options.Dynamic = None,
+    size: options.Size = None,
+    jobs: options.Jobs = 0,
+    max_rss: options.MaxRss = None,
+    dry_run: options.DryRun = False,
+    out: options.Out = Path("m4-bundle"),
+    as_json: options.Json = False,
 ) -> None:
     """Compile sub-models, or an ONNX file, into a verified bundle."""
     from m4c.errors import UsageError
@@ -215,7 +100,7 @@ def export(
         )
     if files and not Path(files[0]).is_file():
         raise UsageError(f"there is no file {files[0]}", fix="give the path of an ONNX file")
-    precision = "float32" if quantize is Precision.NONE else quantize and quantize.value
+    precision = options.precision(quantize)
     request = Request(
         target=load_target(target),
         submodels=() if files else names,
@@ -232,6 +117,8 @@ def export(
         dynamic=require_dimensions(dynamic or ()),
         sizes=require_sizes(size or (), frozenset(dynamic or ())),
         dialect=dialect.value if dialect else None,
+        context_length=context_length,
+        cache_type=cache_type.value,
         scheme=scheme(precision, group_size, not asymmetric, method.value, tuple(keep or ()), bits_budget),
     )
     _export(request, out, jobs, max_rss, dry_run, as_json)
@@ -270,13 +157,50 @@ def _export(
 
 
 @app.command()
+def sensitivity(
+    submodel: Annotated[str, typer.Argument(help="The sub-model whose matrices are ranked.")] = "backbone",
+    preset: options.Preset = "m4-nano",
+    weights: options.Weights = None,
+    quantize: options.Quantize = options.Precision.INT4,
+    method: options.RoundingMethod = options.Method.RTN,
+    group_size: options.GroupSize = None,
+    asymmetric: options.Asymmetric = False,
+    keep: options.Keep = None,
+    as_json: options.Json = False,
+) -> None:
+    """Rank the matrices of a sub-model by what rounding costs them, the worst first; nothing is written."""
+    from m4c.compile import open_sources
+    from m4c.errors import UsageError
+    from m4c.models import require_submodel
+    from m4c.request import Request
+    from m4c.scheme import scheme
+    from m4c.targets.profile import load_target
+    from m4c.terminal import ProgressBar, show_sensitivities
+    from m4c.weight_plan import linear_weights, ranked
+
+    require_submodel(submodel)
+    precision = options.precision(quantize)
+    wanted = scheme(precision, group_size, not asymmetric, method.value, tuple(keep or ()), None)
+    if wanted is None:
+        raise UsageError(
+            f"weights alone are not rounded in {precision}", fix="give --quantize int4 or int8-weights"
+        )
+    request = Request(load_target("cpu"), (submodel,), preset=preset, weights=weights, precision=precision)
+    source = open_sources(request, submodel)[2][0]
+    with ProgressBar(1) as progress:
+        found = ranked(source, wanted, progress)
+    shapes = {name: tuple(tensor.shape.numpy()) for name, tensor in linear_weights(source).items()}
+    show_sensitivities(str(wanted), found, shapes, as_json)
+
+
+@app.command()
 def run(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     task: Annotated[str, typer.Option(help="The paper's number of the task: T32 is speech recognition.")],
     audio: Annotated[Path | None, typer.Option(help="A WAV file.")] = None,
     text: Annotated[str | None, typer.Option(help="A prompt.")] = None,
     max_tokens: Annotated[int, typer.Option(help="The most tokens to write.", min=1)] = 64,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Run a task over the artifacts of a bundle; the result alone goes to stdout."""
     from m4c.bundle import read_manifest
@@ -303,7 +227,7 @@ def run(
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Check a bundle: every file against its hash, every artifact against its test vector."""
     from m4c.bundle import read_manifest
@@ -322,7 +246,7 @@ def report(
     ] = "m4-nano",
     form: Annotated[ReportFormat, typer.Option("--format", help="text, json or md.")] = ReportFormat.TEXT,
     jobs: Annotated[int, typer.Option(help="Sub-models captured at once; 0: one a core.", min=0)] = 0,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Report the operator types of every graph, and those of all together."""
     from m4c.models import PRESETS, SUBMODELS
@@ -345,7 +269,7 @@ def report(
 
 
 @app.command("list")
-def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: Json = False) -> None:
+def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: options.Json = False) -> None:
     """List what m4c knows."""
     from m4c import tasks
     from m4c.models import PRESETS, SUBMODELS

@@ -4,6 +4,7 @@ import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +31,7 @@ from m4c.models.graph import Submodel
 from m4c.numerics import SQNR_FLOOR_DB
 from m4c.observers import NAMED, Observer
 from m4c.parallel import in_processes
-from m4c.passes import OBSERVERS, for_format, for_integers, for_weights
+from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, with_cache
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Pipeline
@@ -112,7 +113,7 @@ def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, li
 
     path = _weights_path(request.weights, name)
     with skeleton():
-        submodel = build(name, request.preset, path)
+        submodel = build(name, request.preset, path, request.context_length)
     checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
     weights = match(submodel, checkpoint)
     sources = [
@@ -165,7 +166,8 @@ def compile_graph(
         if not allowed or planned.fallback:
             raise
         reason = f"{error.what} ({error.where})" if error.where else error.what
-        return _build(request, source, fall_back(reason, request), weights, folder, progress)
+        fallen = replace(fall_back(reason, request), cache=planned.cache)
+        return _build(request, source, fallen, weights, folder, progress)
 
 
 def _build(
@@ -199,7 +201,7 @@ def _build(
     built = {}
     for name, one in sources.items():
         inputs = samples.first() if samples else one.sample(request.seed)
-        found = verify(one, models[name], path, planned.precision, inputs, floor, name)
+        found = verify(one, models[name], path, planned.precision, inputs, floor, name, planned.cache)
         built[name] = Built(one, models[name], found)
     return Artifact(
         planned,
@@ -228,14 +230,14 @@ def pipeline_for(
 ) -> Pipeline:
     """Return the passes of a plan; ``given`` and ``grids`` are what is known of single weights."""
     if planned.precision in BITS:
-        return for_weights(weight_scheme(request, planned), planned.dialect, given, grids)
-    if samples is None:
-        return for_format(planned.format, dialect=planned.dialect)
-    return for_integers(
-        planned.precision,
-        planned.format,
-        Calibrate(samples.items, workspace, _observer(request, planned), lambda done: step(done, 0)),
-    )
+        pipeline = for_weights(weight_scheme(request, planned), planned.dialect, given, grids)
+    elif samples is None:
+        pipeline = for_format(planned.format, dialect=planned.dialect)
+    else:
+        observer = _observer(request, planned)
+        calibrate = Calibrate(samples.items, workspace, observer, lambda done: step(done, 0))
+        pipeline = for_integers(planned.precision, planned.format, calibrate)
+    return with_cache(pipeline, planned.cache)
 
 
 def _observer(request: Request, planned: Plan) -> Observer:
@@ -311,7 +313,8 @@ def _genai(
     from m4c.models.llama_sizes import LlamaSizes
 
     source = sources[0]
-    sizes = LlamaSizes.from_library(source.graph.module.source.config)
+    stated = LlamaSizes.from_library(source.graph.module.source.config)
+    sizes = replace(stated, context=request.context_length)
     return write_genai(folder, sizes, f"graphs/{source.name}.onnx", weights)
 
 

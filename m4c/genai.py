@@ -57,7 +57,7 @@ def genai_config(sizes: LlamaSizes, model: str) -> dict[str, object]:
             "bos_token_id": sizes.begin,
             "eos_token_id": sizes.end[0] if len(sizes.end) == 1 else list(sizes.end),
             "pad_token_id": sizes.end[0],
-            "context_length": sizes.max_positions,
+            "context_length": sizes.positions,
             "vocab_size": sizes.vocabulary,
             "decoder": {
                 "filename": model,
@@ -82,7 +82,7 @@ def genai_config(sizes: LlamaSizes, model: str) -> dict[str, object]:
         },
         "search": {
             "do_sample": False,
-            "max_length": sizes.max_positions,
+            "max_length": sizes.positions,
             "min_length": 0,
             "num_beams": 1,
             "num_return_sequences": 1,

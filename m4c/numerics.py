@@ -28,6 +28,11 @@ NOTABLE_DB = 20.0
 """Integer artifacts below this are pointed out to the user."""
 
 
+def held_to(precision: str, cache: str) -> str:
+    """Return the precision whose tolerance an artifact has: float16's, where its attention computes in that for its cache."""
+    return "float16" if cache == "float16" and precision in TOLERANCE else precision
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """How far ``actual`` is from ``expected``, over all outputs of a graph."""

@@ -1,14 +1,16 @@
 """What a user asks of a compile, and what follows from it for one graph."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from m4c.cache import pairs
 from m4c.calibration import without_samples
 from m4c.errors import UsageError
+from m4c.models import CACHED
 from m4c.precisions import BITS, INTEGER
 from m4c.scheme import Scheme
-from m4c.selection import STEPS
+from m4c.selection import STEPS, selected_submodels
 from m4c.source import OnnxSource, Source
 from m4c.targets.emit_tflite import SIGNATURE
 from m4c.targets.profile import Target, load_target
@@ -51,6 +53,29 @@ class Request:
     """How weights alone are quantized, if they are."""
     dialect: str | None = None
     """Which ONNX operators may be used, instead of what :func:`plan` chooses."""
+    context_length: int | None = None
+    """The most positions of a backbone, instead of all that its model knows."""
+    cache_type: str = "float32"
+    """What the caches of a backbone are stored in."""
+
+    def __post_init__(self) -> None:
+        """Refuse options of the cache where there is none, or none of that type."""
+        if self.context_length is None and self.cache_type == "float32":
+            return
+        if self.model is not None or CACHED not in selected_submodels(self.submodels):
+            raise UsageError(
+                f"--context-length and --cache-type are for {CACHED}",
+                fix=f"export {CACHED}, or leave them out",
+            )
+        if self.cache_type != "float32" and (self.format or self.target.format) == "tflite":
+            raise UsageError(
+                f"--cache-type {self.cache_type} is for ONNX, the format is tflite", fix="add --format onnx"
+            )
+        if (self.cache_type, self.dialect) == ("int8", "genai"):
+            raise UsageError(
+                "onnxruntime-genai hands on no scales of a cache in int8",
+                fix="give --cache-type float16, or --dialect ort",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +90,8 @@ class Plan:
     """Why it is not built for the target that was asked for."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Dimensions that are numbers here."""
+    cache: str = "float32"
+    """What its caches are stored in."""
     several: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """The names and the sizes of its signatures, where there are several; the first has ``sizes``."""
 
@@ -81,6 +108,14 @@ def plan(request: Request, source: Source) -> Plan:
         UsageError: if operators are chosen for a format that has none to choose from, ranges for a precision without, or
             signatures for a format or a precision that has one.
     """
+    planned = _plan(request, source)
+    if source.name.partition("/")[0] != CACHED or not pairs(source.inputs, source.outputs):
+        return planned
+    return replace(planned, cache=request.cache_type)
+
+
+def _plan(request: Request, source: Source) -> Plan:
+    """Return the plan without its cache."""
     target = request.target
     if request.dialect and (request.format or target.format) == "tflite":
         raise UsageError(

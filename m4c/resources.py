@@ -18,7 +18,7 @@ from m4c.ahead import AHEAD, workers
 from m4c.compile import open_sources, pipeline_for
 from m4c.errors import UsageError
 from m4c.parallel import in_processes, processes
-from m4c.precisions import INTEGER
+from m4c.precisions import BITS, INTEGER
 from m4c.progress import Progress, Silent
 from m4c.request import Request, plan
 from m4c.segments import SEGMENT_BYTES
@@ -30,9 +30,15 @@ from m4c.weight_file import ALIGNMENT, PIECE, WeightFile
 from m4c.weight_file import Progress as Written
 from m4c.weights import CONSTANT_BYTES, divisible
 
-BASE = 450 << 20
-"""Resident bytes of a process that exported next to nothing: Python, torch, transformers, ONNX Runtime. m4-nano's projection
-took 464 MiB (torch 2.13, transformers 5.23, onnxruntime 1.32, Linux x86-64)."""
+BASE = 510 << 20
+"""Resident bytes of a process that exported next to nothing: Python, torch, transformers, ONNX Runtime, numba. m4-nano's
+projection took 526 MiB with its capture (torch 2.13, transformers 5.23, onnxruntime 1.32, numba 0.68, Linux x86-64)."""
+
+COMPILED = 48 << 20
+"""What the loops that round weights take when they are compiled: 2.9 million weights took 627 MiB, in float 575."""
+
+CAPTURE = 64 << 20
+"""What capture takes and leaves to what follows."""
 
 PARENT = 150 << 20
 """Resident bytes of the process that starts others: no torch in it."""
@@ -43,8 +49,9 @@ PER_GRAPH = 4 << 20
 PER_NODE = 100_000
 """Bytes of a captured node with its metadata and all that passes make of it: a backbone of 1.1 billion weights took 85 MiB."""
 
-COPIES = 4
-"""How often verification holds the weights of a segment: read, packed by the runtime, and the same of its reference."""
+COPIES = 3
+"""How often verification holds the weights of a segment: read, packed by the runtime, and read for its reference. LLaMA-7B took
+0.88 GiB."""
 
 RATE = 80e6
 """Bytes of weights as stored that are written and verified in a second, by two cores."""
@@ -191,7 +198,7 @@ def _need(request: Request, sources: list[Any]) -> Need:
                 output += path.stat().st_size
             else:
                 output += weight_bytes(models[0]) // shrink + NODE_BYTES * _nodes(models)
-            peak = max(peak, _peak(models))
+            peak = max(peak, _peak(models) + COMPILED * (planned.precision in BITS))
     seconds = GRAPH_SECONDS * len(sources) + read / RATE
     return Need(peak, output + tally.end, len(sources), seconds)
 
@@ -214,7 +221,7 @@ def _peak(models: list[ir.Model]) -> int:
     whole = max((_as_floats(tensor) for tensor in weights if not divisible(tensor)), default=0)
     flying = min(total, workers() * (1 + AHEAD) * 2 * PIECE)
     segment = max(min(total, SEGMENT_BYTES), largest)
-    return BASE + PER_NODE * _nodes(models) + flying + max(COPIES * segment, 2 * whole)
+    return BASE + PER_NODE * _nodes(models) + max(CAPTURE, flying + max(COPIES * segment, 2 * whole))
 
 
 def _as_floats(tensor: ir.TensorProtocol) -> int:

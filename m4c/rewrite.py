@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from m4c.model import fresh_name, value_names
 from m4c.weights import Array, constant, register
 
 MICROSOFT = "com.microsoft"
@@ -93,6 +94,49 @@ class Replacement:
         ir.convenience.replace_nodes_and_values(
             self.graph, self.node, [self.node], self._made, list(self.node.outputs), final
         )
+
+
+class Added:
+    """Nodes beside those that are there, for what belongs to no single one of them; values are named after ``owner``."""
+
+    def __init__(self, graph: ir.Graph, owner: str) -> None:
+        """Start to add to ``graph``."""
+        self.graph, self.owner, self.taken = graph, owner, value_names(graph)
+        self.made: list[ir.Node] = []
+
+    def op(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        suffix: str,
+        dtype: ir.DataType,
+        shape: Sequence[Dim | ir.SymbolicDim] | Sequence[int | ir.SymbolicDim] | ir.Shape,
+        **attributes: int,
+    ) -> ir.Value:
+        """Make one node and return its output ``<owner>.<suffix>``."""
+        name = fresh_name(self.taken, f"{self.owner}.{suffix}")
+        node = ir.node(op_type, inputs, attributes, name=f"node_{name}")
+        value = node.outputs[0]
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(list(shape))
+        self.made.append(node)
+        return value
+
+    def put_behind(self, *operands: ir.Value) -> None:
+        """Put the nodes behind the last that makes one of ``operands``, else before all."""
+        makers = {value.producer() for value in operands} - {None}
+        behind = [node for node in self.graph if node in makers]
+        if behind:
+            self.graph.insert_after(behind[-1], self.made)
+        else:
+            self.graph.insert_before(self.graph[0], self.made)
+
+    def put_after(self, node: ir.Node) -> None:
+        """Put the nodes behind ``node``."""
+        self.graph.insert_after(node, self.made)
+
+    def put_before(self, *readers: ir.Node) -> None:
+        """Put the nodes before the first of ``readers``."""
+        self.graph.insert_before(next(node for node in self.graph if node in readers), self.made)
 
 
 def bypass(node: ir.Node, value: ir.Value) -> bool:

@@ -8,8 +8,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from m4c.bundle import GraphRecord, Manifest, check_files
+from m4c.cache import TYPES, beyond_rounding, pairs, real, without_scales
 from m4c.errors import BundleError, NumbersError
-from m4c.numerics import ACTIVATIONS, SQNR_FLOOR_DB, TOLERANCE, Difference, difference, worst
+from m4c.numerics import ACTIVATIONS, SQNR_FLOOR_DB, TOLERANCE, Difference, difference, held_to, worst
 from m4c.precisions import BITS
 from m4c.runners import open_runner
 
@@ -49,10 +50,16 @@ def _check(graph: GraphRecord, folder: Path) -> Difference:
             f"{graph.name} has precision {graph.precision!r}",
             fix=f"this m4c knows {', '.join(sorted(PRECISIONS))}",
         )
+    if graph.cache not in TYPES:
+        raise BundleError(
+            f"{graph.name} stores its caches in {graph.cache!r}", fix=f"this m4c knows {', '.join(TYPES)}"
+        )
     inputs, expected = _vector(graph, folder)
     actual = open_runner(folder / graph.file.path, mapped=True, signature=graph.signature or None).run(inputs)
+    if graph.cache != "float32":
+        actual = real(actual)
     found = worst([_compare(graph, name, expected[name], actual) for name in expected])
-    precision, floor = graph.precision, graph.verification.min_sqnr_db
+    precision, floor = held_to(graph.precision, graph.cache), graph.verification.min_sqnr_db
     if graph.format == "tflite" and precision in BITS:
         precision, floor = ACTIVATIONS, None
     if not found.within(precision, floor):
@@ -70,7 +77,8 @@ def _vector(graph: GraphRecord, folder: Path) -> tuple[dict[str, Array], dict[st
     try:
         vector = load_file(folder / graph.vector.path)
         inputs = {port.name: vector[f"inputs.{port.name}"] for port in graph.inputs}
-        outputs = {port.name: vector[f"outputs.{port.name}"] for port in graph.outputs}
+        names = without_scales(port.name for port in graph.outputs)
+        outputs = {name: vector[f"outputs.{name}"] for name in names}
     except (SafetensorError, KeyError) as error:
         raise BundleError(
             f"the test vector is not that of {graph.name}: {error}",
@@ -94,4 +102,6 @@ def _compare(graph: GraphRecord, name: str, expected: Array, actual: dict[str, A
             where=graph.file.path,
             fix="export again",
         )
+    if graph.cache != "float32" and name in {p.name for _, p in pairs(graph.inputs, graph.outputs)}:
+        got = beyond_rounding(expected, got, graph.cache)
     return difference(expected, got)

@@ -19,6 +19,7 @@ from m4c.numerics import NOTABLE_DB
 if TYPE_CHECKING:
     from m4c.bundle import GraphRecord, Manifest
     from m4c.numerics import Difference
+    from m4c.rounding.budget import Sensitivity
     from m4c.selftest import Selftest
 
 
@@ -165,6 +166,34 @@ def show_selftest(results: Sequence["Selftest"], as_json: bool) -> None:
 def _figures(found: "Difference") -> dict[str, float | None]:
     """Return the figures of a difference; None for the SQNR where there was no noise, or no signal."""
     return {name: x if math.isfinite(x) else None for name, x in dataclasses.asdict(found).items()}
+
+
+def show_sensitivities(
+    scheme: str, found: Sequence["Sensitivity"], shapes: Mapping[str, tuple[int, ...]], as_json: bool
+) -> None:
+    """Print what rounding costs each matrix, in the order given, and the average of its bits."""
+    rows = [
+        {
+            "name": one.name,
+            "shape": list(shapes[one.name]),
+            "grid": str(one.grid),
+            "sqnr_db": -10 * math.log10(one.error) if one.error else None,
+            "bits": one.bits,
+        }
+        for one in found
+    ]
+    bits = sum(one.cost for one in found) / sum(one.weights for one in found)
+    if as_json:
+        show_json({"scheme": scheme, "bits": bits, "matrices": rows})
+        return
+    table = Table("matrix", "outputs × inputs", "grid", title=scheme, caption=f"{bits:.3g} bits on average")
+    table.add_column("SQNR", justify="right")
+    table.add_column("bits", justify="right")
+    for one, row in zip(found, rows, strict=True):
+        sqnr = f"{row['sqnr_db']:.1f} dB" if one.error else "as stored"
+        size = " × ".join(map(str, shapes[one.name]))
+        table.add_row(one.name, size, str(one.grid), sqnr, f"{one.bits:.3g}")
+    show_table(table)
 
 
 def show_json(table: Mapping[str, object]) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from m4c.cache import beyond_rounding, pairs, real, stored
 from m4c.errors import NumbersError
 from m4c.float_products import Ran, run_in_float
 from m4c.kernels import check_kernels
 from m4c.model import module_path
-from m4c.numerics import ACTIVATIONS, SQNR_FLOOR_DB, Difference, difference, sqnr, worst
+from m4c.numerics import ACTIVATIONS, SQNR_FLOOR_DB, Difference, difference, held_to, sqnr, worst
 from m4c.observers import MASKED
 from m4c.precisions import BITS, INTEGER
 from m4c.read_back import read_back
@@ -40,6 +41,7 @@ class Verification:
 
     difference: Difference
     inputs: Mapping[str, Array]
+    """As the artifact takes them: caches as they are stored."""
     outputs: Mapping[str, Array]
     """What the source computes, not the artifact."""
     steps: float | None = None
@@ -56,47 +58,61 @@ def verify(
     inputs: Mapping[str, Array],
     min_sqnr: float | None = None,
     signature: str = SIGNATURE,
+    cache: str = "float32",
 ) -> Verification:
     """Compare ``artifact`` with ``source`` on ``inputs``; ``model`` is what the artifact was emitted from.
 
     ``signature`` is which one of a TFLite file is compared.
 
     ``min_sqnr`` (dB) replaces the floor of an integer ``precision``. Of a TFLite file in integers, every kernel is held
-    against its node too.
+    against its node too. Where the artifact stores its caches in ``cache``, the source takes the same rounded ones, and
+    may differ from what is returned by the rounding of new steps.
 
     Raises:
         NumbersError: if they differ by more than ``precision`` allows, naming the first node that does; if the artifact
             misses an output or gives another shape; or if the source itself does not compute numbers.
     """
-    expected = source.run(inputs)
+    caches = [] if cache == "float32" else pairs(source.inputs, source.outputs)
+    taken = stored(inputs, [past.name for past, _ in caches], cache) if caches else inputs
+    given = real(taken) if caches else inputs
+    expected = source.run(given)
     _check_numbers(source, expected)
     hybrid = artifact.suffix == ".tflite" and precision in BITS
     ran = (
-        run_in_float(artifact, inputs, check=True, signature=signature)
+        run_in_float(artifact, taken, check=True, signature=signature)
         if hybrid
-        else Ran(_run(artifact, inputs, signature), None)
+        else Ran(_run(artifact, taken, signature), None)
     )
-    actual = ran.outputs
+    actual = real(ran.outputs) if caches else ran.outputs
     _check_outputs(source, expected, actual)
     reference, lost = source, None
     if precision in BITS:
         lost = min(sqnr(expected[name], actual[name]) for name in expected)
         del expected  # with its caches, before others like it are made
         reference = _rounded(source, artifact, signature)
-        expected = reference.run(inputs)
-    found = worst([difference(expected[name], actual[name]) for name in expected])
+        expected = reference.run(given)
+    rounded = {present.name for _, present in caches}
+    found = worst(
+        [
+            difference(
+                value, beyond_rounding(value, actual[name], cache) if name in rounded else actual[name]
+            )
+            for name, value in expected.items()
+        ]
+    )
     if lost is not None:
         found = replace(found, sqnr_db=lost)
-    if not found.within(precision, min_sqnr):
+    held = held_to(precision, cache)
+    if not found.within(held, min_sqnr):
         raise NumbersError(
-            f"{source.name} differs from its source: {found}, allowed is {found.allowed(precision, min_sqnr)}",
-            where=first_difference(reference, model, artifact, precision, inputs, min_sqnr, signature),
+            f"{source.name} differs from its source: {found}, allowed is {found.allowed(held, min_sqnr)}",
+            where=first_difference(reference, model, artifact, held, given, taken, min_sqnr, signature),
             fix=INTEGER_FIX if precision in SQNR_FLOOR_DB else FLOAT_FIX,
         )
     if precision in INTEGER and artifact.suffix == ".tflite":
         check_kernels(model, artifact, inputs)
     whole = _whole(source, artifact, inputs, expected, signature) if hybrid else None
-    return Verification(found, inputs, expected, ran.steps, whole)
+    return Verification(found, taken, expected, ran.steps, whole)
 
 
 def _run(artifact: Path, inputs: Mapping[str, Array], signature: str) -> dict[str, Array]:
@@ -193,31 +209,37 @@ def first_difference(
     model: ir.Model,
     artifact: Path,
     precision: str,
-    inputs: Mapping[str, Array],
+    given: Mapping[str, Array],
+    taken: Mapping[str, Array],
     min_sqnr: float | None = None,
     signature: str = SIGNATURE,
 ) -> str:
     """Return the first node, in the order of the graph, whose value is beyond what ``precision`` allows.
 
+    The source computes from ``given``, the artifact from ``taken``, which is the same with caches as they are stored.
     Values that only one of the two computes, such as those inside a fused operator, are passed over; so are masked ones,
     which saturate in integers and would hide all others in floats.
     """
     actual: dict[str, Array] = {}
     if artifact.suffix == ".onnx":
-        onnx_values(artifact, inputs, actual.__setitem__)
+        onnx_values(artifact, taken, actual.__setitem__)
     elif precision in BITS:
-        run_in_float(artifact, inputs, actual.__setitem__, signature=signature)
+        run_in_float(artifact, taken, actual.__setitem__, signature=signature)
     else:
-        tflite_values(artifact, inputs, actual.__setitem__, signature)
+        tflite_values(artifact, taken, actual.__setitem__, signature)
     found: dict[str, Difference] = {}
 
     def compare(name: str, value: Array) -> None:
-        comparable = name in actual and actual[name].shape == value.shape and value.dtype.kind == "f"
+        comparable = (
+            name in actual
+            and actual[name].shape == value.shape
+            and (value.dtype.kind, actual[name].dtype.kind) == ("f", "f")
+        )
         if comparable and not np.isnan(value).any():  # NaN that the source masks later says nothing
             real = value >= MASKED
             found[name] = difference(value[real], actual[name][real])
 
-    source.record(inputs, compare)
+    source.record(given, compare)
     for node in model.graph:
         for output in node.outputs:
             if output.name in found and not found[output.name].within(precision, min_sqnr):

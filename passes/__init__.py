@@ -12,6 +12,7 @@ from m4c.passes.equalize_norms import EqualizeNorms
 from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
+from m4c.passes.narrow_cache import NarrowCache
 from m4c.passes.pack_matmul import PackMatMul
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.passes.quantize_weights import QuantizeWeights
@@ -61,6 +62,11 @@ def for_weights(
         if dialect == "standard"
         else quantized | FuseAttention() | StackProducts() | PackMatMul() | FuseNorms()
     )
+
+
+def with_cache(pipeline: Pipeline, kind: str) -> Pipeline:
+    """Return a pipeline whose graphs store their caches in ``kind``."""
+    return pipeline if kind == "float32" else pipeline | NarrowCache(kind)
 
 
 def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipeline:

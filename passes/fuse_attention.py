@@ -1,18 +1,17 @@
 """Attention with rotary angles and a growing cache as one operator of ONNX Runtime."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from m4c.model import fresh_name, module_path, value_names
+from m4c.model import module_path
 from m4c.passes.attention_form import Attention, read_attention, weighs_cache
 from m4c.passes.properties import typed
 from m4c.passes.reading import Unlike
 from m4c.pipeline import Note, Pass, Property, Result
-from m4c.rewrite import MICROSOFT
+from m4c.rewrite import MICROSOFT, Added
 from m4c.weights import Array, constant, derive, register
 
 HEAD_STEP = 16
@@ -119,7 +118,7 @@ def _half(graph: ir.Graph, table: ir.Value, *, upper: bool) -> ir.Value:
 
 def _lengths(graph: ir.Graph, mask: ir.Value, positions: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Return the place of the last step (batch) and the number of steps (scalar), int32, from the last size of the mask."""
-    nodes = _Nodes(graph, str(mask.name))
+    nodes = Added(graph, str(mask.name))
     sizes = nodes.op("Shape", [mask], "sizes", ir.DataType.INT64, [4])
     index = constant(graph, f"{mask.name}.steps.axis", np.array(3, np.int64))
     wide = nodes.op("Gather", [sizes, index], "steps.wide", ir.DataType.INT64, [], axis=0)
@@ -133,39 +132,5 @@ def _lengths(graph: ir.Graph, mask: ir.Value, positions: ir.Value) -> tuple[ir.V
     else:
         rows = nodes.op("Shape", [positions], "batch", ir.DataType.INT64, [1], start=0, end=1)
     lasts = nodes.op("Expand", [last, rows], "lasts", ir.DataType.INT32, [batch])
-    nodes.insert(mask, positions)
+    nodes.put_behind(mask, positions)
     return lasts, total
-
-
-class _Nodes:
-    """Nodes over ``owner``, which every layer shares: they come as early in the graph as their operands let them."""
-
-    def __init__(self, graph: ir.Graph, owner: str) -> None:
-        self.graph, self.owner, self.taken = graph, owner, value_names(graph)
-        self.made: list[ir.Node] = []
-
-    def op(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value],
-        suffix: str,
-        dtype: ir.DataType,
-        shape: Sequence[int | ir.SymbolicDim],
-        **attributes: int,
-    ) -> ir.Value:
-        """Make one node and return its output ``<owner>.<suffix>``."""
-        name = fresh_name(self.taken, f"{self.owner}.{suffix}")
-        node = ir.node(op_type, inputs, attributes, name=f"node_{name}")
-        value = node.outputs[0]
-        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(shape)
-        self.made.append(node)
-        return value
-
-    def insert(self, *operands: ir.Value) -> None:
-        """Put the nodes behind the last that makes one of ``operands``, else before all."""
-        makers = {value.producer() for value in operands} - {None}
-        behind = [node for node in self.graph if node in makers]
-        if behind:
-            self.graph.insert_after(behind[-1], self.made)
-        else:
-            self.graph.insert_before(self.graph[0], self.made)

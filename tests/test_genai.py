@@ -1,9 +1,11 @@
-"""Bundles for onnxruntime-genai: the files beside the model and, where that runtime is installed, what it generates."""
+"""Bundles for onnxruntime-genai: the files beside the model, and what that runtime generates."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime_genai as og
 import pytest
 
 from m4c.bundle import read_manifest
@@ -36,6 +38,11 @@ def test_the_configuration_states_the_sizes(tmp_path: Path) -> None:
     }  # fmt: skip
     assert read["search"]["max_length"] == 99
     assert read["search"]["do_sample"] is False
+
+
+def test_a_shorter_context_is_stated() -> None:
+    made: Any = genai_config(replace(LlamaSizes(), context=64), MODEL)
+    assert (made["model"]["context_length"], made["search"]["max_length"]) == (64, 64)
 
 
 def test_several_end_tokens_are_a_list() -> None:
@@ -74,7 +81,6 @@ def generated(
     folder: Path, prompt: str, count: int, search: dict[str, object]
 ) -> tuple[list[int], list[int]]:
     """Return the ids of the prompt and of what the runtime itself generates, its tokenizer included."""
-    og = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     settings = og.Config(str(folder))
     settings.overlay(json.dumps({"search": search}))
     model = og.Model(settings)
@@ -90,13 +96,19 @@ def generated(
     return given, [int(i) for i in generator.get_sequence(0)][len(given) :]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle of a trained model."""
-    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+@pytest.fixture(scope="module", params=["float32", "float16"])
+def bundle(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """Return a bundle of a trained model, its caches stored in either type."""
     out = tmp_path_factory.mktemp("genai") / "bundle"
-    request = Request(target=load_target("cpu"), submodels=("backbone",), weights=TRAINED, dialect="genai")
-    compile_bundle(request, out, Silent())
+    wanted = Request(
+        target=load_target("cpu"),
+        submodels=("backbone",),
+        weights=TRAINED,
+        dialect="genai",
+        context_length=128,
+        cache_type=request.param,
+    )
+    compile_bundle(wanted, out, Silent())
     return out
 
 
@@ -108,3 +120,10 @@ def test_the_runtime_generates_the_same_tokens(bundle: Path, prompt: str, shared
     assert tuple(given) == ours.prompt
     assert theirs == list(ours.tokens)
     assert len(set(theirs)) > 8
+
+
+def test_the_context_is_that_of_the_bundle(bundle: Path) -> None:
+    model = json.loads((bundle / "genai_config.json").read_text("utf-8"))
+    assert (model["model"]["context_length"], model["search"]["max_length"]) == (128, 128)
+    with pytest.raises(RuntimeError, match="context_length"):
+        generated(bundle, "A class", 128, {})

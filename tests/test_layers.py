@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
-    "allocator errors record progress quiet numerics precisions model skeleton tasks host",
+    "allocator errors record progress quiet numerics precisions cache model skeleton tasks host",
     "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners segments bundle static_cache",
     "pipeline quant qdq scales observers",
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
@@ -21,7 +21,7 @@ LAYERS = (
     "operator_reports",
     "read_back read_back_tflite float_products request staging resources memory_limit kernels verify artifact genai compile "
     "selftest routes terminal",
-    "cli",
+    "options cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m4c.cli import Observer as Names
 from m4c.observers import (
     BINS,
     LEAST_BINS,
@@ -20,6 +19,7 @@ from m4c.observers import (
     Percentile,
     Watch,
 )
+from m4c.options import Observer as Names
 from m4c.quant import dequantize, from_range, quantize
 
 

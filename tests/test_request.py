@@ -8,9 +8,11 @@ import pytest
 from torch import nn
 
 from m4c.errors import UsageError
+from m4c.models import build
 from m4c.models.graph import Graph, GraphModule, Port
 from m4c.request import Plan, Request, fall_back, plan
 from m4c.scheme import Scheme
+from m4c.skeleton import skeleton
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.profile import load_target
 
@@ -183,3 +185,27 @@ def test_a_dialect_of_what_has_none() -> None:
     ):
         with pytest.raises(UsageError, match="is for ONNX, the format is tflite"):
             plan(request, source(1, 4))
+
+
+def of(submodel: str) -> dict[str, TorchSource]:
+    """Return the graphs of a sub-model of m4-nano, without weights."""
+    with skeleton():
+        return {graph.name: TorchSource(graph, {}) for graph in build(submodel, "m4-nano").graphs}
+
+
+def test_caches_are_narrowed_in_the_backbone_s_graphs_that_have_one() -> None:
+    asked = Request(target=CPU, cache_type="int8")
+    made = {name: plan(asked, one).cache for name, one in (of("backbone") | of("aud_i_enc")).items()}
+    assert made.pop("backbone/decoder") == made.pop("backbone/model") == "int8"
+    assert set(made.values()) == {"float32"}
+
+
+def test_options_of_a_cache_that_is_not_there() -> None:
+    for wrong in ({"context_length": 9}, {"cache_type": "float16"}):
+        with pytest.raises(UsageError, match="--context-length and --cache-type are for backbone"):
+            Request(target=CPU, submodels=("gen_dec",), **wrong)
+    for lite in ({"target": TPU}, {"target": CPU, "format": "tflite"}):
+        with pytest.raises(UsageError, match="--cache-type int8 is for ONNX, the format is tflite"):
+            Request(cache_type="int8", **lite)
+    with pytest.raises(UsageError, match="hands on no scales"):
+        Request(target=CPU, cache_type="int8", dialect="genai")

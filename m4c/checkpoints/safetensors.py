@@ -67,6 +67,12 @@ def open_sharded(index: Path) -> Mapping[str, ir.TensorProtocol]:
             raise CheckpointError(
                 f"{shard} is missing", where=str(index), fix="download the whole checkpoint"
             )
+        if not _beside(index, index.parent / shard):
+            raise CheckpointError(
+                f"{shard} is a link to a file outside the folder of the index: {(index.parent / shard).resolve()}",
+                where=str(index),
+                fix="put the file itself there, if you trust it",
+            )
         shards[shard] = open_file(index.parent / shard)
     missing = [name for name, shard in table.items() if name not in shards[shard]]
     if missing:
@@ -76,6 +82,16 @@ def open_sharded(index: Path) -> Mapping[str, ir.TensorProtocol]:
             fix="download the whole checkpoint: index and parts are not of one version",
         )
     return {name: shards[shard][name] for name, shard in table.items()}
+
+
+def _beside(index: Path, shard: Path) -> bool:
+    """Return whether ``shard`` lies in the folder of ``index``: itself, or by links as the Hugging Face hub makes them.
+
+    Its cache has ``<model>/snapshots/<version>/<name>`` link to ``<model>/blobs/<hash>``.
+    """
+    folder = index.parent.resolve()
+    allowed = [folder] + [folder.parent.parent / "blobs"] * (folder.parent.name == "snapshots")
+    return any(shard.resolve().is_relative_to(place) for place in allowed)
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:

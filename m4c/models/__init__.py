@@ -1,7 +1,7 @@
 """M4 itself: nine sub-models and the projection, each in every preset. Listing them imports no torch."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ class Listing:
     stated: bool = False
     """Whether a ``config.json`` beside the weights states the sizes."""
 
+
+CACHED = "backbone"
+"""The sub-model that options of the cache are for."""
 
 SUBMODELS = {
     "img_enc": Listing("imagebind", "image to embedding: ImageBind's vision tower (ViT-H/14)"),
@@ -51,14 +54,14 @@ def require_submodel(name: str) -> Listing:
     return SUBMODELS[name]
 
 
-def build(name: str, preset: str, weights: Path | None = None) -> "Submodel":
+def build(name: str, preset: str, weights: Path | None = None, context: int | None = None) -> "Submodel":
     """Build a sub-model of a preset. Inside :func:`m4c.skeleton.skeleton` its weights take no memory.
 
     Where ``weights`` is a folder whose ``config.json`` states the sizes, as LLaMA's does for ``backbone`` and ``gen_dec``,
-    they are these and not the preset's.
+    they are these and not the preset's. ``context`` shortens the most positions of ``backbone``, whichever they are.
 
     Raises:
-        UsageError: if there is no such sub-model or preset.
+        UsageError: if there is no such sub-model or preset, or ``context`` is longer than the model knows.
         CheckpointError: if the ``config.json`` is unreadable, of another model, or of sizes that no model has.
     """
     listing = require_submodel(name)
@@ -72,5 +75,7 @@ def build(name: str, preset: str, weights: Path | None = None) -> "Submodel":
         sizes: Any = sizes_in(name, config)
     else:
         sizes = module.PRESETS[preset][name]
+    if context is not None and name == CACHED:
+        sizes = replace(sizes, context=context)
     submodel: Submodel = module.build(name, sizes)
     return submodel

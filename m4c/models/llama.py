@@ -47,7 +47,7 @@ class _Decoder(GraphModule):
     def __init__(self, source: LlamaForCausalLM, config: LlamaSizes) -> None:
         super().__init__(source)
         self.groups = config.heads // config.kv_heads
-        cos, sin = rotary_table(source, config.max_positions)
+        cos, sin = rotary_table(source, config.positions)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
@@ -132,7 +132,7 @@ def _backbone(name: str, config: LlamaSizes) -> Submodel:
 
 def _static(config: LlamaSizes) -> Sizes:
     step_bytes = 4 * 2 * config.layers * config.kv_heads * config.head_dim
-    return static_steps(config.max_positions, step_bytes)
+    return static_steps(config.positions, step_bytes)
 
 
 def _embeds(config: LlamaSizes) -> Port:
@@ -151,7 +151,7 @@ def _token_host(config: LlamaSizes) -> dict[str, object]:
         "asset": "tokenizer.json",
         "start": [config.begin],
         "end": list(config.end),
-        "max_tokens": config.max_positions,
+        "max_tokens": config.positions,
     }
 
 
@@ -188,6 +188,7 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
     shape = ("batch", config.kv_heads, "past", config.head_dim)
     pasts = cache_ports("past", config.layers, shape, "steps before this call")
     grown = ("batch", config.kv_heads, "past + sequence", config.head_dim)
+    places = replace(POSITIONS, host={"kind": "positions", "max_tokens": config.positions})
     logits = Port(
         "logits", "float32", ("batch", "sequence", config.vocabulary), "score of each token to come next"
     )
@@ -202,7 +203,7 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
     return Graph(
         f"{name}/decoder",
         _Decoder(source, config),
-        (embeds, POSITIONS, MASK, *pasts),
+        (embeds, places, MASK, *pasts),
         (
             logits,
             hidden,
@@ -212,7 +213,7 @@ def _decoder_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> G
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
         static=_static(config),
-        max_steps=config.max_positions,
+        max_steps=config.positions,
         from_tokens=decoder_inputs,
         repeats=_layers(name, config, 1),
     )
@@ -233,7 +234,7 @@ def _model_graph(name: str, source: LlamaForCausalLM, config: LlamaSizes) -> Gra
         sizes={"batch": 1, "sequence": 3, "past": 5},
         dynamic=frozenset({"sequence", "past"}),
         static=_static(config),
-        max_steps=config.max_positions,
+        max_steps=config.positions,
         from_tokens=model_inputs,
         repeats=_layers(name, config, 2),
         dialect="genai",

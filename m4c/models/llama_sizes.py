@@ -10,6 +10,7 @@ from transformers import LlamaConfig
 
 from m4c.checkpoints.configuration import read_configuration
 from m4c.errors import CheckpointError, UsageError
+from m4c.quiet import quiet
 
 ARCHITECTURE = "LlamaForCausalLM"
 
@@ -18,6 +19,9 @@ LARGEST_MODEL = 1 << 40
 
 LARGEST_TABLE = 1 << 27
 """Entries of the table of rotary angles, which is the one thing that is made from sizes alone: a million positions."""
+
+SHORTEST_CONTEXT = 8
+"""Positions: artifacts are checked on three steps after five."""
 
 MOST_LAYERS = 1024
 """Layers are modules: each takes memory, however narrow it is."""
@@ -37,6 +41,10 @@ STATED = (
     "eos_token_id",
 )
 """Keys of a ``config.json`` that must be there: the library would fill in LLaMA-7B's values for them."""
+
+
+APART = ("quantization_config", "dtype", "torch_dtype")
+"""Keys of a ``config.json`` that say how weights are stored: :mod:`m4c.checkpoints` reads the first, and files say the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +69,21 @@ class LlamaSizes:
     """Whether the output layer is the token embedding."""
     begin: int = 1
     end: tuple[int, ...] = (2,)
+    context: int | None = None
+    """Positions that a graph is made for; None: all that the model was made for, on which its rotary angles may depend."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that the graph cannot express."""
+        if self.positions > self.max_positions:
+            raise UsageError(
+                f"a context of {self.positions} positions is longer than the {self.max_positions} that the model knows",
+                fix=f"give --context-length {self.max_positions} or less",
+            )
+        if self.positions < SHORTEST_CONTEXT:
+            raise UsageError(
+                f"a context of {self.positions} positions is too short",
+                fix=f"artifacts are checked on {SHORTEST_CONTEXT} positions: allow as many",
+            )
         if self.heads % self.kv_heads:
             raise UsageError(
                 f"{self.heads} heads do not share {self.kv_heads} key-value heads evenly",
@@ -74,6 +94,11 @@ class LlamaSizes:
                 f"rotary embeddings of type {self.rope.get('rope_type')!r} depend on more than the position",
                 fix=f"use a model with one of: {', '.join(FIXED_ROPES)}",
             )
+
+    @property
+    def positions(self) -> int:
+        """Rows of the rotary tables: the most steps that a sequence can have."""
+        return self.max_positions if self.context is None else self.context
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> "LlamaSizes":
@@ -103,9 +128,11 @@ class LlamaSizes:
                 where="config.json",
                 fix="add what the model was trained with: a default would give wrong numbers in silence",
             )
+        _check_count("num_attention_heads", values["num_attention_heads"])  # the library divides by it
         try:
-            config = LlamaConfig.from_dict(dict(values))
-        except StrictDataclassError as error:
+            with quiet("transformers.configuration_utils"):  # what it warns of is an error below
+                config = LlamaConfig.from_dict({k: v for k, v in values.items() if k not in APART})
+        except (StrictDataclassError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"transformers refuses the configuration: {' '.join(str(error).split())}",
                 where="config.json",
@@ -224,8 +251,7 @@ def _check_sizes(config: LlamaConfig) -> None:
         "max_position_embeddings": config.max_position_embeddings,
     }
     for name, count in counts.items():
-        if type(count) is not int or count < 1:
-            raise _absurd(f"{name} is {count!r}, not a positive number")
+        _check_count(name, count)
     if config.num_hidden_layers > MOST_LAYERS:
         raise _absurd(f"num_hidden_layers is {config.num_hidden_layers}, more than {MOST_LAYERS}")
     heads = config.num_attention_heads + config.num_key_value_heads
@@ -241,6 +267,20 @@ def _check_sizes(config: LlamaConfig) -> None:
     for name, ratio in ratios.items():
         if not math.isfinite(ratio) or ratio < 0:
             raise _absurd(f"{name} is {ratio}")
+    if not ratios.get("rope_theta"):
+        raise _absurd(f"rope_theta is {config.rope_parameters.get('rope_theta')!r}, not a positive number")
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if not ends:
+        raise _absurd("eos_token_id is empty")
+    for token in (config.bos_token_id, *ends):
+        if type(token) is not int or not 0 <= token < config.vocab_size:
+            raise _absurd(f"token {token!r} begins or ends a text, but is none of the {config.vocab_size}")
+
+
+def _check_count(name: str, count: object) -> None:
+    """Refuse what is no number of things."""
+    if type(count) is not int or count < 1:
+        raise _absurd(f"{name} is {count!r}, not a positive number")
 
 
 def _absurd(what: str) -> CheckpointError:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from m4c.bundle import GraphRecord, Manifest, host_folder
+from m4c.cache import pairs
 from m4c.errors import UsageError
 from m4c.host.masks import causal_mask, positions
 from m4c.host.text import JsonTokenizer
@@ -68,10 +69,9 @@ class Cache:
 
     @classmethod
     def of(cls, graph: GraphRecord) -> "Cache":
-        """Return the cache of ``graph``, whose past inputs and present outputs are in one order."""
-        presents = [port.name for port in graph.outputs if port.name.startswith("present")]
-        empty = empty_cache(graph)
-        return cls(empty, dict(zip(empty, presents, strict=True)))
+        """Return the cache of ``graph``, in what it is stored in."""
+        caches = pairs(graph.inputs, graph.outputs)
+        return cls(empty_cache(graph), {past.name: present.name for past, present in caches})
 
 
 def decode(

@@ -1,97 +1,24 @@
 """Weights in 4 and 8 bits through the command line: the small backbone, its options, and what must not pass."""
 
 import json
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from onnx import numpy_helper
 from safetensors.numpy import load_file
 
-import m4c.capture
-from m4c import cli
 from m4c.blockwise import BlockwiseWeight
-from m4c.bundle import GraphRecord, read_manifest
-from m4c.models.graph import Graph
 from m4c.numerics import sqnr
 from m4c.rewrite import Replacement
 from m4c.runners import OnnxRunner
 from m4c.weights import Array, Recipe, array, lazy
+from tests.end_to_end.here import Done, Export, capture_once, export
+
+__all__ = ["capture_once", "export"]
 
 HEAD = "lm_head.weight"
-
-
-@dataclass(frozen=True)
-class Done:
-    """What an export left."""
-
-    code: object
-    err: str
-    out: Path
-
-    @property
-    def graph(self) -> GraphRecord:
-        """The only graph of the bundle."""
-        (graph,) = read_manifest(self.out).graphs
-        return graph
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        """The artifact, with its weights."""
-        return onnx.load(self.out / self.graph.file.path)
-
-    @property
-    def stored(self) -> dict[str, Array]:
-        """What the artifact stores."""
-        return {t.name: numpy_helper.to_array(t) for t in self.model.graph.initializer}
-
-    @property
-    def operators(self) -> dict[str, int]:
-        """How often each operator is there."""
-        return dict(self.graph.operators)
-
-
-Export = Callable[..., Done]
-
-
-@cache
-def captured() -> dict[str, ir.Model]:
-    """Return the graphs that were captured before, by name; capturing them takes longest."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def _capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every export of a graph begin with the same capture, without weights."""
-    real = m4c.capture.capture
-
-    def once(graph: Graph, dynamic: frozenset[str] = frozenset()) -> ir.Model:
-        if graph.name not in captured():
-            captured()[graph.name] = real(graph, dynamic)
-        return captured()[graph.name].clone()
-
-    monkeypatch.setattr(m4c.capture, "capture", once)
-
-
-@pytest.fixture
-def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Export:
-    """Return a function that exports with options, in this process."""
-
-    def run(*options: str, name: str = "bundle", graph: str = "backbone/decoder") -> Done:
-        out = tmp_path / name
-        monkeypatch.setattr(sys, "argv", ["m4c", "export", graph, "-o", str(out), *options])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return Done(ended.value.code, capsys.readouterr().err, out)
-
-    return run
 
 
 def made(done: Done) -> Done:

@@ -205,3 +205,19 @@ def test_heads_in_onnx(name: str, rng: np.random.Generator) -> None:
 def test_tied_output_is_declared() -> None:
     assert build("backbone", TIED).tied == {"lm_head.weight": "model.embed_tokens.weight"}
     assert build("backbone", NANO).tied == {}
+
+
+def test_angles_do_not_depend_on_how_much_of_the_context_is_used() -> None:
+    """A yarn without its original length takes that from the model's most positions, which a shorter context leaves."""
+    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}
+    sizes = replace(NANO, rope=yarn, max_positions=64)
+    tables = [
+        {
+            name: table.numpy()
+            for name, table in graph(build("backbone", made), "decoder").module.named_buffers()
+        }
+        for made in (sizes, replace(sizes, context=16))
+    ]
+    for name in ("cos", "sin"):
+        assert tables[1][name].shape == (16, NANO.head_dim)
+        np.testing.assert_array_equal(tables[1][name], tables[0][name][:16])

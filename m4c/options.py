@@ -1,0 +1,156 @@
+"""Options of the command line that more than one command has, or that are many: their types, names and help texts."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Format(StrEnum):
+    """File formats of artifacts."""
+
+    ONNX = "onnx"
+    TFLITE = "tflite"
+
+
+class Precision(StrEnum):
+    """Precisions of artifacts."""
+
+    NONE = "none"
+    INT8 = "int8"
+    INT16X8 = "int16x8"
+    INT8_WEIGHTS = "int8-weights"
+    INT4 = "int4"
+
+
+class Method(StrEnum):
+    """Methods of rounding weights."""
+
+    RTN = "rtn"
+    HQQ = "hqq"
+    GPTQ = "gptq"
+
+
+class Observer(StrEnum):
+    """Ways to choose the ranges of integers."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    MSE = "mse"
+    ENTROPY = "entropy"
+
+
+class Dialect(StrEnum):
+    """Which ONNX operators a graph may have."""
+
+    STANDARD = "standard"
+    ORT = "ort"
+    GENAI = "genai"
+
+
+class CacheType(StrEnum):
+    """What caches are stored in."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+
+
+class Fallback(StrEnum):
+    """What becomes of a graph that the target cannot have."""
+
+    CPU = "cpu"
+    ERROR = "error"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+
+Submodels = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Sub-models, graphs (submodel/graph), or one .onnx file; nothing means all of the preset."
+    ),
+]
+Target = Annotated[str, typer.Option(help="Where it runs: a name (m4c list targets) or a .toml file.")]
+Preset = Annotated[str, typer.Option(help="m4-nano (small) or m4 (the paper's sizes).")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="A checkpoint, or a folder with one; a folder may have one folder for each sub-model."),
+]
+RandomWeights = Annotated[
+    int | None, typer.Option(metavar="SEED", help="Random weights from a seed; the default, with seed 0.")
+]
+FileFormat = Annotated[Format | None, typer.Option("--format", help="Instead of the target's own.")]
+Quantize = Annotated[Precision | None, typer.Option(help="Instead of the target's own precision.")]
+RoundingMethod = Annotated[
+    Method, typer.Option(help="How weights are rounded in int4 and int8-weights; gptq needs --calibration.")
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(help="Inputs that share a scale, a power of two from 16 on; 0: a whole output channel."),
+]
+Asymmetric = Annotated[bool, typer.Option("--asymmetric", help="Give every group of weights a zero point.")]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN=PRECISION", help="Weights to keep in float32 or int8, such as lm_head.*=int8."
+    ),
+]
+BitsBudget = Annotated[
+    float | None,
+    typer.Option(metavar="BITS", help="Average bits of a weight; 8 bits go where they help most."),
+]
+Operators = Annotated[
+    Dialect | None,
+    typer.Option(
+        help="ONNX operators to use: of the standard, of ONNX Runtime, or as onnxruntime-genai loads."
+    ),
+]
+ContextLength = Annotated[
+    int | None,
+    typer.Option(
+        metavar="POSITIONS",
+        help="The most steps of a backbone's sequence; the default is all it knows.",
+    ),
+]
+Cache = Annotated[CacheType, typer.Option(help="What the caches of a backbone are stored in.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(help="Typical inputs for integers: a folder or file of samples, or the word random."),
+]
+Ranges = Annotated[
+    Observer | None,
+    typer.Option(help="How the ranges of integers are chosen; percentile in int8, minmax in int16x8."),
+]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DB", help="Signal to noise that integer artifacts must have; 10 in int8, 25 in int16x8."
+    ),
+]
+WhatElse = Annotated[
+    Fallback | None,
+    typer.Option(help="For graphs that the target cannot have: build for the CPU, or an error."),
+]
+Dynamic = Annotated[list[str] | None, typer.Option(help="A dimension to keep dynamic, such as batch.")]
+Size = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=N",
+        help="A dimension as a number, such as past=511 of a cache that does not grow; TFLite has no others. "
+        "sequence may be given several times: each is a signature of one file.",
+    ),
+]
+Jobs = Annotated[int, typer.Option(help="Sub-models compiled at once; 0: one a core.", min=0)]
+MaxRss = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory that must do, such as 1GiB; beyond it the export ends."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what it will need, and write nothing.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")]
+
+
+def precision(quantize: Precision | None) -> str | None:
+    """Return the precision that ``--quantize`` asks for, if it was given."""
+    return "float32" if quantize is Precision.NONE else quantize and quantize.value
