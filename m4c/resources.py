@@ -21,7 +21,7 @@ from m4c.parallel import in_processes, processes
 from m4c.precisions import BITS, INTEGER
 from m4c.progress import Progress, Silent
 from m4c.request import Request, plan
-from m4c.segments import SEGMENT_BYTES
+from m4c.segments import SEGMENT_BYTES, in_rows
 from m4c.selection import selected_submodels
 from m4c.source import OnnxSource, Source
 from m4c.staging import files
@@ -53,8 +53,8 @@ COPIES = 3
 """How often verification holds the weights of a segment: read, packed by the runtime, and read for its reference. LLaMA-7B took
 0.88 GiB."""
 
-RATE = 80e6
-"""Bytes of weights as stored that are written and verified in a second, by two cores."""
+RATE, ROUNDED_RATE = 80e6, 400e6
+"""Bytes of float32 weights that are written and verified in a second, by two cores; and those that are rounded to nearest."""
 
 START_SECONDS, GRAPH_SECONDS = 6.0, 4.0
 """Seconds to import everything, and to capture and verify a graph of next to no weights."""
@@ -179,7 +179,7 @@ class _Tally(WeightFile):
 
 def _need(request: Request, sources: list[Any]) -> Need:
     """Return what graphs of a sub-model need that are compiled one after the other."""
-    output, peak, read = 0, BASE, 0
+    output, peak, seconds = 0, BASE, GRAPH_SECONDS * len(sources)
     with tempfile.TemporaryDirectory(prefix="m4c-") as folder:
         tally = _Tally(Path(folder) / "weights.bin")
         for source in sources:
@@ -189,7 +189,8 @@ def _need(request: Request, sources: list[Any]) -> Need:
             models = []
             for sizes in planned.signatures.values():
                 captured = source.sized(sizes).capture()
-                read += weight_bytes(captured)
+                rate = ROUNDED_RATE if planned.precision in BITS else RATE
+                seconds += weight_bytes(captured) / rate
                 models.append(pipeline.run(captured)[0])
                 output += _vector_bytes(request, source.sized(sizes))
             if planned.format == "onnx" and shrink == 1:
@@ -199,7 +200,6 @@ def _need(request: Request, sources: list[Any]) -> Need:
             else:
                 output += weight_bytes(models[0]) // shrink + NODE_BYTES * _nodes(models)
             peak = max(peak, _peak(models) + COMPILED * (planned.precision in BITS))
-    seconds = GRAPH_SECONDS * len(sources) + read / RATE
     return Need(peak, output + tally.end, len(sources), seconds)
 
 
@@ -217,11 +217,20 @@ def _peak(models: list[ir.Model]) -> int:
     tensors = [v.const_value for v in models[0].graph.initializers.values() if v.const_value is not None]
     weights = [tensor for tensor in tensors if tensor.nbytes > CONSTANT_BYTES]
     total = sum(tensor.nbytes for tensor in weights)
-    largest = max((tensor.nbytes for tensor in weights), default=0)
+    largest = max(
+        (_bytes_at_once(v) for model in models for v in model.graph.initializers.values()), default=0
+    )
     whole = max((_as_floats(tensor) for tensor in weights if not divisible(tensor)), default=0)
     flying = min(total, workers() * (1 + AHEAD) * 2 * PIECE)
     segment = max(min(total, SEGMENT_BYTES), largest)
     return BASE + PER_NODE * _nodes(models) + max(CAPTURE, flying + max(COPIES * segment, 2 * whole))
+
+
+def _bytes_at_once(value: ir.Value) -> int:
+    """Return how many bytes of a weight verification holds at least at once; see :func:`m4c.segments.run_in_segments`."""
+    in_parts = all(in_rows(user) for user in value.consumers())
+    size = 0 if value.const_value is None else value.const_value.nbytes
+    return min(size, SEGMENT_BYTES) if in_parts else size
 
 
 def _as_floats(tensor: ir.TensorProtocol) -> int:
