@@ -73,6 +73,10 @@ def _resident(process: int) -> int:
         return 0
 
 
+class _Interruption(BaseException):
+    """What stops the export wherever it is: no error, since libraries catch these and go on, or print their stack."""
+
+
 class _Watch(threading.Thread):
     """Looks at the memory, and ends the export once it is more than ``limit``."""
 
@@ -125,7 +129,7 @@ def limited(limit: int | None) -> Iterator[None]:
     watch = _Watch(limit)
 
     def interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-        raise watch.error
+        raise _Interruption
 
     before = signal.signal(signal.SIGUSR1, interrupt)
     watch.start()

@@ -141,7 +141,7 @@ def test_a_limit_ends_what_goes_beyond_it(tmp_path: Path) -> None:
         "import sys, time\nfrom m4c.errors import UsageError\nfrom m4c.memory_limit import limited\n"
         "try:\n    with limited(300 << 20):\n        try:\n"
         "            held = [bytearray(b'x' * (8 << 20)) for _ in range(50)]\n"
-        "            time.sleep(30)\n        except Exception as error:\n            raise KeyError from error\n"
+        "            time.sleep(30)\n        except BaseException as error:\n            raise KeyError from error\n"
         "except UsageError as error:\n    print(error)\n    sys.exit(error.exit_code)\n"
     )
     done = subprocess.run(
@@ -157,7 +157,7 @@ def test_a_limit_ends_what_does_not_listen() -> None:
         "import time\nfrom m4c.memory_limit import limited\n"
         "held = [bytearray(b'x' * (8 << 20)) for _ in range(50)]\n"
         "with limited(300 << 20):\n    while True:\n"
-        "        try:\n            time.sleep(30)\n        except Exception:\n            pass\n"
+        "        try:\n            time.sleep(30)\n        except BaseException:\n            pass\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=25
