@@ -62,11 +62,10 @@ def verify(
 ) -> Verification:
     """Compare ``artifact`` with ``source`` on ``inputs``; ``model`` is what the artifact was emitted from.
 
-    ``signature`` is which one of a TFLite file is compared.
-
-    ``min_sqnr`` (dB) replaces the floor of an integer ``precision``. Of a TFLite file in integers, every kernel is held
-    against its node too. Where the artifact stores its caches in ``cache``, the source takes the same rounded ones, and
-    may differ from what is returned by the rounding of new steps.
+    ``signature`` is which one of a TFLite file is compared. ``min_sqnr`` (dB) replaces the floor of an integer
+    ``precision``. Of a TFLite file in integers, every kernel is held against its node too. Where the artifact stores its
+    caches in ``cache``, the source takes the same rounded ones, and may differ from what is returned by the rounding of new
+    steps.
 
     Raises:
         NumbersError: if they differ by more than ``precision`` allows, naming the first node that does; if the artifact
@@ -91,15 +90,7 @@ def verify(
         del expected  # with its caches, before others like it are made
         reference = _rounded(source, artifact, signature)
         expected = reference.run(given)
-    rounded = {present.name for _, present in caches}
-    found = worst(
-        [
-            difference(
-                value, beyond_rounding(value, actual[name], cache) if name in rounded else actual[name]
-            )
-            for name, value in expected.items()
-        ]
-    )
+    found = _compared(expected, actual, {present.name for _, present in caches}, cache)
     if lost is not None:
         found = replace(found, sqnr_db=lost)
     held = held_to(precision, cache)
@@ -113,6 +104,18 @@ def verify(
         check_kernels(model, artifact, inputs)
     whole = _whole(source, artifact, inputs, expected, signature) if hybrid else None
     return Verification(found, taken, expected, ran.steps, whole)
+
+
+def _compared(
+    expected: Mapping[str, Array], actual: Mapping[str, Array], caches: set[str], cache: str
+) -> Difference:
+    """Return the worst figures of all outputs; of ``caches``, what the rounding to ``cache`` explains does not count."""
+    return worst(
+        [
+            difference(value, beyond_rounding(value, actual[name], cache) if name in caches else actual[name])
+            for name, value in expected.items()
+        ]
+    )
 
 
 def _run(artifact: Path, inputs: Mapping[str, Array], signature: str) -> dict[str, Array]:
