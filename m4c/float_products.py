@@ -21,6 +21,7 @@ from m4c.eager import linear
 from m4c.errors import NumbersError
 from m4c.read_back_tflite import factor
 from m4c.runners import TfliteRunner
+from m4c.runs import cut
 from m4c.segments import SEGMENT_BYTES
 from m4c.targets.emit_tflite.file import write
 from m4c.targets.emit_tflite.flat import SIGNATURE, ByChannel, Content, Flat, Grouped, Tensor
@@ -65,7 +66,7 @@ def run_in_float(
         NumbersError: for the first that differs by more than :data:`MOST_STEPS`.
     """
     opened = Opened(path, signature)
-    runs = list(_cut(opened))
+    runs = list(_runs(opened))
     makers = {index: operator for operator in opened.operators for index in operator.outputs}
     last = {i: n for n, run in enumerate(runs) for operator in run for i in operator.inputs}
     wanted = set(opened.outputs.values())
@@ -92,24 +93,18 @@ def run_in_float(
     return Ran({name: alive[index] for name, index in opened.outputs.items()}, steps)
 
 
-def _cut(opened: Opened) -> Iterator[list[Any]]:
+def _runs(opened: Opened) -> Iterator[list[Any]]:
     """Cut the operators into runs: each product by integers is one of its own, others have a limited size of weights."""
-    run: list[Any] = []
-    used = 0
-    for operator in opened.operators:
-        held = [opened.tensors[i] for i in operator.inputs if opened.stored(i)]
-        size = sum(tensor.nbytes for tensor in held)
-        alone = any(tensor.weights is not None for tensor in held)
-        if run and (alone or used + size > SEGMENT_BYTES):
-            yield run
-            run, used = [], 0
-        run.append(operator)
-        used += size
-        if alone:
-            yield run
-            run, used = [], 0
-    if run:
-        yield run
+
+    def held(operator: Any) -> list[Tensor]:
+        return [opened.tensors[i] for i in operator.inputs if opened.stored(i)]
+
+    return cut(
+        opened.operators,
+        size_of=lambda operator: sum(tensor.nbytes for tensor in held(operator)),
+        limit=SEGMENT_BYTES,
+        alone=lambda operator: any(tensor.weights is not None for tensor in held(operator)),
+    )
 
 
 def _run(flat: Flat, path: Path, alive: Mapping[int, Array]) -> dict[int, Array]:

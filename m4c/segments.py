@@ -1,12 +1,13 @@
 """Run an ONNX artifact of any size: a stretch of nodes at a time, so that only its share of the weights is mapped."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from m4c.runners import OnnxRunner
+from m4c.runs import cut
 from m4c.weights import array, spans, stored_value
 
 Array = np.ndarray
@@ -42,21 +43,6 @@ def run_in_segments(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]
         for name in [n for n, end in last.items() if end <= index and n not in wanted]:
             del alive[name]
     return {name: alive[name] for name in wanted}
-
-
-def cut(graph: ir.Graph, size_of: Callable[[ir.Node], int], limit: int) -> Iterator[list[ir.Node]]:
-    """Cut the nodes into consecutive runs of up to ``limit`` bytes each; a larger node is a run of its own."""
-    run: list[ir.Node] = []
-    used = 0
-    for node in graph:
-        size = size_of(node)
-        if run and used + size > limit:
-            yield run
-            run, used = [], 0
-        run.append(node)
-        used += size
-    if run:
-        yield run
 
 
 def in_rows(node: ir.Node) -> bool:

@@ -20,7 +20,8 @@ from m4c.model import module_path
 from m4c.observers import MinMax, Observer, Watch
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.quant import CALIBRATED, activations, get_bounds, set_range
-from m4c.segments import cut, taken
+from m4c.runs import cut
+from m4c.segments import taken
 from m4c.weights import array
 
 Array = np.ndarray

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
-    "allocator errors record progress quiet numerics precisions cache model skeleton tasks host",
+    "allocator errors record progress quiet numerics precisions cache model runs skeleton tasks host",
     "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners segments bundle static_cache",
     "pipeline quant qdq scales observers",
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
