@@ -1,12 +1,21 @@
-"""Target profiles: one TOML a target, read strictly, so that a misspelt key is an error and not a silent default."""
+"""Target profiles: one TOML a target, read strictly, so that a misspelt key, operator or constraint is an error and no silent default.
+
+A profile says what is true of a target; :mod:`m4c.targets.legality` alone decides from it.
+"""
 
 import tomllib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from m4c.errors import ProfileError
 from m4c.precisions import PRECISIONS
+from m4c.targets.operators import known_operators
+from m4c.targets.rules import ALGORITHMS, EVIDENCE, Figures, Partitioning, Rule, Runtime, read_rule
+from m4c.targets.tables import Table
 
 FORMATS = ("onnx", "tflite")
 FALLBACKS = ("cpu", "error")
@@ -14,7 +23,7 @@ FALLBACKS = ("cpu", "error")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where artifacts run, and what they must be to run there."""
+    """Where artifacts run, what they must be to run there, and which operators do."""
 
     name: str
     summary: str
@@ -22,24 +31,24 @@ class Target:
     """File format of its artifacts."""
     precision: str
     """Precision that a build has unless the user asks for another."""
-    static_shapes: bool
-    """Whether every dimension must be a number."""
     fallback: str
     """What a graph that cannot be built for the target gets: a build for ``cpu``, or an ``error``."""
     source: str
     """Where these facts are written."""
+    runtimes: Mapping[str, Runtime] = field(default_factory=dict, compare=False)
+    """Who runs the graphs of each format, and its rules."""
+    figures: Figures | None = None
+    """What its hardware can do, where that is published."""
 
-    def __post_init__(self) -> None:
-        """Refuse values that are not known."""
-        for name, value, known in (
-            ("format", self.format, FORMATS),
-            ("precision", self.precision, PRECISIONS),
-            ("fallback", self.fallback, FALLBACKS),
-        ):
-            if value not in known:
-                raise ProfileError(
-                    f"{name} is {value!r}", where=self.name, fix=f"known are: {', '.join(known)}"
-                )
+    @property
+    def static_shapes(self) -> bool:
+        """Whether every dimension must be a number: a dynamic one makes the target refuse a whole artifact."""
+        runtime = self.runtimes.get(self.format)
+        return runtime is not None and any(
+            str(constraint) == "static_shape" and rule.refuses == "model"
+            for rule in runtime.rules
+            for constraint in rule.every
+        )
 
 
 def names() -> tuple[str, ...]:
@@ -55,7 +64,8 @@ def load_target(name: str) -> Target:
     """Return a target by its name, or by the path of a TOML file.
 
     Raises:
-        ProfileError: if there is none, or the file has an unknown key, misses one, or holds a wrong type.
+        ProfileError: if there is none, or the file has an unknown key, operator or constraint, misses a key, or holds a wrong
+            type.
     """
     path = Path(name)
     if path.suffix == ".toml":
@@ -63,14 +73,18 @@ def load_target(name: str) -> Target:
             raise ProfileError(
                 f"there is no target profile at {path}", fix=f"give a file, or a name: {', '.join(names())}"
             )
-        text = _read(path)
-    elif name in names():
-        text = (files("m4c.targets") / f"{name}.toml").read_text("utf-8")
-    else:
+        return _parse(_read(path), name)
+    if name not in names():
         raise ProfileError(
             f"there is no target {name!r}", fix=f"known are: {', '.join(names())}, or a path to a .toml"
         )
-    return _parse(text, name)
+    return _own(name)
+
+
+@cache
+def _own(name: str) -> Target:
+    """Return a target that comes with m4c."""
+    return _parse((files("m4c.targets") / f"{name}.toml").read_text("utf-8"), f"{name}.toml")
 
 
 def _read(path: Path) -> str:
@@ -86,19 +100,66 @@ def _read(path: Path) -> str:
 def _parse(text: str, where: str) -> Target:
     """Read a profile strictly."""
     try:
-        table = tomllib.loads(text)
+        content: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"not TOML: {error}", where=where, fix="write text in quotes") from error
-    known = {field.name: field.type for field in fields(Target)}
-    for key, value in table.items():
-        if key not in known:
-            raise ProfileError(f"unknown key {key!r}", where=where, fix=f"known are: {', '.join(known)}")
-        if not isinstance(value, bool if known[key] in (bool, "bool") else str):
-            wanted = "true or false" if known[key] in (bool, "bool") else "a text in quotes"
-            raise ProfileError(
-                f"{key} is {value!r}, of the wrong type", where=where, fix=f"{key} must be {wanted}"
-            )
-    missing = [key for key in known if key not in table]
-    if missing:
-        raise ProfileError(f"misses {', '.join(missing)}", where=where, fix="add it")
-    return Target(**table)
+    table = Table(content, where)
+    table.allow("name", "summary", "format", "precision", "fallback", "source", "figures", *FORMATS)
+    runtimes = {form: _runtime(table.table(form), form) for form in FORMATS if form in content}
+    made = Target(
+        table.text("name"),
+        table.text("summary"),
+        table.text("format", FORMATS),
+        table.text("precision", PRECISIONS),
+        table.text("fallback", FALLBACKS),
+        table.text("source"),
+        runtimes,
+        _figures(table.table("figures")) if "figures" in content else None,
+    )
+    if made.format not in runtimes:
+        raise ProfileError(
+            f"the format is {made.format}, and there are no rules for it",
+            where=where,
+            fix=f"add a table [{made.format}]",
+        )
+    return made
+
+
+def _runtime(table: Table, form: str) -> Runtime:
+    """Read who runs a format, and its rules."""
+    table.allow("runtime", "runtime_version", "partition", "rule")
+    known = known_operators(form)
+    rules: tuple[Rule, ...] = tuple(read_rule(rule, known) for rule in table.tables("rule"))
+    if not any(rule.allow or rule.refuse for rule in rules):
+        raise ProfileError(
+            "no rule lists operators",
+            where=table.where,
+            fix="give one rule allow = [...], or refuse = [...] where all others run",
+        )
+    partition = table.table("partition")
+    partition.allow("algorithm", "max_partitions", "min_nodes", "source", "evidence")
+    return Runtime(
+        table.text("runtime"),
+        table.number("runtime_version"),
+        Partitioning(
+            partition.text("algorithm", tuple(ALGORITHMS)),
+            partition.number("max_partitions"),
+            partition.number("min_nodes") or 0,
+            partition.text("source"),
+            partition.text("evidence", tuple(EVIDENCE)),
+        ),
+        rules,
+        known if any(rule.refuse for rule in rules) else frozenset(),
+    )
+
+
+def _figures(table: Table) -> Figures:
+    """Read what the hardware can do."""
+    table.allow("operations_per_second", "bytes_per_second", "parameter_bytes", "source", "evidence")
+    return Figures(
+        table.number("operations_per_second"),
+        table.number("bytes_per_second"),
+        table.number("parameter_bytes"),
+        table.text("source"),
+        table.text("evidence", tuple(EVIDENCE)),
+    )
