@@ -242,30 +242,65 @@ def verify(
 @app.command()
 def report(
     subject: Annotated[
-        str, typer.Argument(help="A preset, a bundle, an .onnx or a .tflite file.")
+        str, typer.Argument(help="A preset, a sub-model, a bundle, an .onnx or a .tflite file.")
     ] = "m4-nano",
+    target: Annotated[
+        str | None, typer.Option(help="Where it shall run: a name (m4c list targets) or a .toml file.")
+    ] = None,
+    preset: options.Preset = "m4-nano",
     form: Annotated[ReportFormat, typer.Option("--format", help="text, json or md.")] = ReportFormat.TEXT,
     jobs: Annotated[int, typer.Option(help="Sub-models captured at once; 0: one a core.", min=0)] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Report the operator types of every graph, and those of all together."""
+    """Report the operators of every graph, or with --target which of them run there, in which partitions, and why not."""
     from m4c.models import PRESETS, SUBMODELS
     from m4c.operator_reports.render import to_json, to_markdown, to_table
     from m4c.operator_reports.subjects import operators_of
     from m4c.progress import Silent
     from m4c.terminal import ProgressBar, show_json, show_table
 
+    as_json = as_json or form is ReportFormat.JSON
+    if target is not None:
+        _report_placement(subject, target, preset, jobs, as_json)
+        return
     if subject in PRESETS:
         with ProgressBar(len(SUBMODELS)) as progress:
             graphs = operators_of(subject, progress, jobs)
     else:
         graphs = operators_of(subject, Silent())
-    if as_json or form is ReportFormat.JSON:
+    if as_json:
         show_json(to_json(graphs))
     elif form is ReportFormat.MARKDOWN:
         sys.stdout.write(to_markdown(graphs))
     else:
         show_table(to_table(graphs))
+
+
+def _report_placement(subject: str, target: str, preset: str, jobs: int, as_json: bool) -> None:
+    """Show which nodes of ``subject`` run on ``target``."""
+    from m4c.models import PRESETS, SUBMODELS
+    from m4c.operator_reports.judged import judged
+    from m4c.operator_reports.render_placement import notes, reasons, summary, to_json
+    from m4c.progress import Silent
+    from m4c.targets.profile import load_target
+    from m4c.terminal import ProgressBar, show_json, show_table
+
+    profile = load_target(target)
+    captured = len(SUBMODELS) if subject in PRESETS else int(subject.partition("/")[0] in SUBMODELS)
+    if captured:
+        with ProgressBar(captured) as progress:
+            found = judged(subject, profile, progress, preset, jobs)
+    else:
+        found = judged(subject, profile, Silent())
+    if as_json:
+        show_json(to_json(found, profile.name))
+        return
+    show_table(summary(found, profile.name))
+    why = reasons(found)
+    if why is not None:
+        show_table(why)
+    for line in notes(found):
+        sys.stdout.write(f"{line}\n")
 
 
 @app.command("list")

@@ -39,6 +39,21 @@ SCALES = 1 << 16
 """No more scales of a tensor are read: there are not so many channels."""
 
 
+def is_tflite(path: Path) -> bool:
+    """Return whether a file is TFLite, by its content.
+
+    Raises:
+        UsageError: if it is unreadable.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(8)[4:] == IDENTIFIER
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the graph: {error.strerror}", where=str(path), fix="give an .onnx or .tflite file"
+        ) from error
+
+
 def read_tflite(path: Path) -> tuple[Graph, ...]:
     """Return every sub-graph of a TFLite file.
 
@@ -124,7 +139,7 @@ def _options(found: Any) -> dict[str, Any]:
         return {}
     options = getattr(schema, f"{name}T").InitFromObj(_typed(getattr(schema, name), table))
     return {
-        _snake(key): value.decode() if isinstance(value, bytes) else value
+        snake(key): value.decode() if isinstance(value, bytes) else value
         for key, value in vars(options).items()
     }
 
@@ -137,7 +152,8 @@ def _typed(kind: type, table: Any) -> Any:
 
 
 @cache
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
+    """Return a name of the schema (``strideH``) as views have it (``stride_h``)."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 

@@ -41,15 +41,15 @@ def rank_at_most(node: Node, rank: int) -> str | None:
 
 @condition("set the batch to 1, and merge or split leading dimensions")
 def three_inner_dimensions(node: Node) -> str | None:
-    """Only the three innermost sizes of a tensor are larger than 1."""
-    for tensor in node.tensors:
+    """Only the three innermost sizes of what flows between operators are larger than 1."""
+    for tensor in node.activations:
         outer = (tensor.shape or ())[:-3]
         if any(isinstance(size, int) and size > 1 for size in outer):
             return f"{tensor} is larger than 1 outside of its three innermost dimensions"
     return None
 
 
-@condition("quantize the model with --quantize int8 and a calibration")
+@condition("quantize the model with --quantize int8 and a calibration; what works on indices stays on the CPU")
 def dtypes(node: Node, *dtypes: str) -> str | None:
     """What flows between operators has one of these types."""
     return _outside(node.activations, dtypes)

@@ -1,0 +1,147 @@
+"""Placements of whatever a report can be about: a preset, a sub-model, a bundle or a file.
+
+What the target has no format for is brought to it without weights: captured or loaded, rewritten, lowered to TFLite in memory, and
+judged as if it was quantized to the target's precision. What cannot be lowered says why.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m4c.bundle import MANIFEST, read_manifest
+from m4c.errors import UnsupportedError, UsageError
+from m4c.models import PRESETS, SUBMODELS
+from m4c.operator_reports.placement import Placement, place
+from m4c.parallel import in_processes
+from m4c.progress import Progress
+from m4c.selection import selected_submodels
+from m4c.targets.profile import Target
+from m4c.targets.read_onnx import read_onnx
+from m4c.targets.read_tflite import is_tflite, read_tflite
+from m4c.targets.view import Graph
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True, slots=True)
+class NotConverted:
+    """A graph of which there is nothing in a format of the target."""
+
+    name: str
+    why: str
+    fix: str
+
+
+Judged = Placement | NotConverted
+
+
+def judged(
+    subject: str, target: Target, progress: Progress, preset: str = "m4-nano", jobs: int = 1
+) -> list[Judged]:
+    """Return where every graph of ``subject`` runs on ``target``; sub-models are captured by ``jobs`` processes (0: one a core).
+
+    Raises:
+        UsageError: if it is no preset, sub-model, bundle or readable file.
+    """
+    path = Path(subject)
+    if subject in PRESETS:
+        return _captured((), subject, target, progress, jobs)
+    if subject.partition("/")[0] in SUBMODELS:
+        return _captured((subject,), preset, target, progress, jobs)
+    if (path / MANIFEST).is_file():
+        return list(_of_bundle(path, target))
+    if path.is_file():
+        return list(_of_file(path, path.stem, target))
+    raise UsageError(
+        f"there is nothing to report on at {subject}",
+        fix=f"give a preset ({', '.join(PRESETS)}), a sub-model, a bundle, an .onnx or a .tflite file",
+    )
+
+
+def _captured(
+    names: tuple[str, ...], preset: str, target: Target, progress: Progress, jobs: int
+) -> list[Judged]:
+    """Capture the selected graphs of a preset, each sub-model in a process, and judge them."""
+    work = partial(of_submodel, names, preset, target)
+    found = in_processes(work, selected_submodels(names), progress, jobs)
+    return [one for submodel in found for one in submodel]
+
+
+def of_submodel(
+    names: tuple[str, ...], preset: str, target: Target, name: str, progress: Progress
+) -> list[Judged]:
+    """Capture the graphs of a sub-model that are in ``names``, or all, at sizes that the target takes, and judge them."""
+    from m4c.capture import capture
+    from m4c.models import build
+    from m4c.selection import selected_graphs
+    from m4c.skeleton import skeleton
+
+    with skeleton():
+        submodel = build(name, preset)
+    made: list[Judged] = []
+    for graph in selected_graphs(names, submodel):
+        progress.stage(graph.name, "capture")
+        fixed = graph.sized(graph.static) if target.static_shapes or target.format == "tflite" else graph
+        model = capture(fixed)
+        progress.stage(graph.name, "passes")
+        made.append(_of_model(model, graph.name, target))
+        progress.finished(graph.name)
+    progress.completed(name)
+    return made
+
+
+def _of_model(model: "ir.Model", name: str, target: Target) -> Judged:
+    """Judge a model in hand in the target's own format."""
+    from m4c.passes import for_format
+    from m4c.targets.view_model import view_model
+
+    # The norm of integer builds keeps ranges narrow; which one is written does not depend on the weights.
+    form: Any = "norm" if target.precision in ("int8", "int16x8") else "mean"
+    rewritten = for_format(target.format, form).run(model)[0]
+    if target.format == "onnx":
+        return place(view_model(rewritten, name), target)
+    from m4c.targets.emit_tflite.emit import lower
+    from m4c.targets.view_flat import as_if, view_flat
+
+    try:
+        graph = view_flat(lower(rewritten), name)
+    except UnsupportedError as error:
+        return NotConverted(name, f"{error.what} ({error.where})" if error.where else error.what, error.fix)
+    integer = target.precision if target.precision != "float32" else ""
+    return place(as_if(graph, target.precision), target, integer)
+
+
+def _of_bundle(folder: Path, target: Target) -> Iterator[Judged]:
+    """Judge the artifacts of a bundle; one in another format was built for another processor, and says why."""
+    for record in read_manifest(folder).graphs:
+        if record.format not in target.runtimes:
+            why = record.fallback or f"its artifact is {record.format}"
+            yield NotConverted(record.name, why, f"export it with --target {target.name}")
+            continue
+        yield from _of_file(folder / record.file.path, record.name, target)
+
+
+def _of_file(path: Path, name: str, target: Target) -> Iterator[Judged]:
+    """Judge every graph of a file; an ONNX file for a target that takes none is lowered first."""
+    if is_tflite(path):
+        yield from _placed(read_tflite(path), name, target)
+    elif "onnx" in target.runtimes:
+        yield from _placed(read_onnx(path), name, target)
+    else:
+        from m4c.source import OnnxSource
+
+        read_onnx(path)
+        try:
+            model = OnnxSource(path).capture()
+        except UnsupportedError as error:
+            yield NotConverted(name, error.what, error.fix)
+            return
+        yield _of_model(model, name, target)
+
+
+def _placed(graphs: tuple[Graph, ...], name: str, target: Target) -> Iterator[Judged]:
+    for index, graph in enumerate(graphs):
+        yield place(replace(graph, name=name if len(graphs) == 1 else f"{name}#{index}"), target)
