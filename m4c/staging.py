@@ -23,6 +23,7 @@ from m4c.errors import UsageError
 from m4c.journal import SUFFIX
 from m4c.record import from_json
 from m4c.request import Request
+from m4c.targets.profile import Target
 
 WEIGHTS = "weights.bin"
 FINISHED = "finished.json"
@@ -64,6 +65,8 @@ def _plain(value: object) -> object:
             return sorted(value)
         case Path():
             return str(value.resolve())
+        case Target():
+            return value.digest
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return dataclasses.asdict(value)
         case _:

@@ -106,11 +106,10 @@ class Placement:
 
     @property
     def doubts(self) -> tuple[Cause, ...]:
-        """What may make the target refuse nodes that are legal, likewise."""
+        """What is said of nodes and cannot be checked, likewise."""
         return _together(
             (node, reason)
             for node, verdict in zip(self.graph.nodes, self.verdicts, strict=True)
-            if not isinstance(verdict, Illegal)
             for reason in verdict.doubts
         )
 

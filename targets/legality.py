@@ -33,7 +33,7 @@ class Legal:
     """The target runs it, as far as its profile tells."""
 
     doubts: tuple[Reason, ...] = ()
-    """What may still make the target refuse it."""
+    """What is said of it and cannot be checked: it may be refused after all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Illegal:
     reasons: tuple[Reason, ...]
     """All of them; never none."""
     doubts: tuple[Reason, ...] = ()
+    """What is said of it besides and cannot be checked: it may be taken after all."""
 
 
 Verdict = Legal | Illegal

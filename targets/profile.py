@@ -3,6 +3,7 @@
 A profile says what is true of a target; :mod:`m4c.targets.legality` alone decides from it.
 """
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ class Target:
     """Who runs the graphs of each format, and its rules."""
     figures: Figures | None = None
     """What its hardware can do, where that is published."""
+    digest: str = ""
+    """SHA-256 of the file it was read from: another one may make other artifacts."""
 
     @property
     def static_shapes(self) -> bool:
@@ -115,6 +118,7 @@ def _parse(text: str, where: str) -> Target:
         table.text("source"),
         runtimes,
         _figures(table.table("figures")) if "figures" in content else None,
+        hashlib.sha256(text.encode()).hexdigest(),
     )
     if made.format not in runtimes:
         raise ProfileError(

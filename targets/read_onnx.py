@@ -28,6 +28,8 @@ GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 PACKED_DATA = frozenset({4, 5, 6, 7, 10, 11})
 """Field numbers of a ``TensorProto`` that hold values one by one: float_data, int32_data, string_data, …"""
 
+DEQUANTIZE = "DequantizeLinear"
+
 VARINT, LENGTH = 0, 2
 FIXED = {1: 8, 5: 4}
 """Wire types of protobuf, and the bytes of those that have a fixed size."""
@@ -143,11 +145,13 @@ def _graph(model: onnx.ModelProto, name: str) -> Graph:
         if node.op_type == "Constant" and (made := _constant_node(node)) is not None:
             constants[node.output[0]] = made
     tensors: dict[str, Tensor] = {}
+    dequantized = {n.output[0] for n in graph.node if n.op_type == DEQUANTIZE and n.input[0] in constants}
 
     def tensor(named: str) -> Tensor:
         if named not in tensors:
             dtype, shape = types.get(named, ("unknown", None))
-            tensors[named] = constants.get(named) or Tensor(named, dtype, shape)
+            made = Tensor(named, dtype, shape, dequantized=named in dequantized)
+            tensors[named] = constants.get(named) or made
         return tensors[named]
 
     versions = {opset.domain or "ai.onnx": opset.version for opset in model.opset_import}

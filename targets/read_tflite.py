@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from m4c.errors import UsageError
@@ -138,10 +139,18 @@ def _options(found: Any) -> dict[str, Any]:
     if table is None or name is None or name == "NONE":
         return {}
     options = getattr(schema, f"{name}T").InitFromObj(_typed(getattr(schema, name), table))
-    return {
-        snake(key): value.decode() if isinstance(value, bytes) else value
-        for key, value in vars(options).items()
-    }
+    return {snake(key): plain(value) for key, value in vars(options).items()}
+
+
+def plain(value: Any) -> Any:
+    """Return an option that holds nothing of the mapped file."""
+    match value:
+        case bytes():
+            return value.decode()
+        case np.ndarray() | list():
+            return tuple(int(item) for item in value)
+        case _:
+            return value
 
 
 def _typed(kind: type, table: Any) -> Any:

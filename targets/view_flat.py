@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from m4c.targets.emit_tflite.flat import Affine, Flat
 from m4c.targets.emit_tflite.flat import Tensor as Stored
-from m4c.targets.read_tflite import builtin_names, snake
+from m4c.targets.read_tflite import builtin_names, plain, snake
 from m4c.targets.view import Graph, Held, Node, Quantization, Tensor
 from m4c.weights import array
 
@@ -95,4 +95,4 @@ def _quantization(affine: Affine | None) -> Quantization | None:
 
 
 def _options(table: Any) -> dict[str, Any]:
-    return {} if table is None else {snake(key): value for key, value in vars(table).items()}
+    return {} if table is None else {snake(key): plain(value) for key, value in vars(table).items()}

@@ -46,9 +46,15 @@ def _tensor(value: ir.Value) -> Tensor:
             d if isinstance(d, int) else str(d.value or f"?{axis}") for axis, d in enumerate(value.shape)
         )
     held = small(value)
-    constant = value.const_value is not None or held is not None
+    constant, maker = value.const_value is not None, value.producer()
+    source = maker.inputs[0] if maker is not None and operator(maker) == "DequantizeLinear" else None
     return Tensor(
-        value.name or "", dtype, shape, constant, content=None if held is None else Held(held)
+        value.name or "",
+        dtype,
+        shape,
+        constant,
+        content=None if held is None else Held(held),
+        dequantized=source is not None and source.const_value is not None,
     )
 
 

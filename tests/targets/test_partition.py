@@ -74,7 +74,7 @@ def test_what_crosses_a_border() -> None:
     graph, supported, _ = parsed(*GRAPHS["G5"])
     first, second = cut(graph, supported, Partitioning("epochs", None, 0, "", "measured")).eligible
     assert ([t.name for t in first.inputs], [t.name for t in first.outputs]) == (["x"], ["A", "C"])
-    assert ([t.name for t in second.inputs], [t.name for t in second.outputs]) == (["C", "U"], ["E"])
+    assert ([t.name for t in second.inputs], [t.name for t in second.outputs]) == (["U", "C"], ["E"])
     assert (first.bytes, second.bytes) == (48, 48)
 
 
