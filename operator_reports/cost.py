@@ -1,8 +1,8 @@
 """What an operator call costs: multiply-accumulates and bytes, from shapes and types alone.
 
-Counted are the products of convolutions, linear layers, matrix products, attention and recurrent layers; all else has none. Bytes
-are those of every tensor that is read or written, once each: what moves if nothing is kept on the chip. Of a tensor whose size
-changes from call to call nothing is known, and a sum says of how many nodes.
+Counted are the products of convolutions, linear layers, matrix products, attention and recurrent layers; all else has none.
+Bytes are those of every tensor that is read or written, once each: what moves if nothing is kept on the chip. Of a tensor whose
+size changes from call to call nothing is known, and a sum says of how many nodes.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Placements of whatever a report can be about: a preset, a sub-model, a bundle or a file.
 
-What the target has no format for is brought to it without weights: captured or loaded, rewritten, lowered to TFLite in memory, and
-judged as if it was quantized to the target's precision. What cannot be lowered says why.
+What the target has no format for is brought to it without weights: captured or loaded, rewritten, lowered to TFLite in memory,
+and judged as if it was quantized to the target's precision. What cannot be lowered says why.
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ Judged = Placement | NotConverted
 def judged(
     subject: str, target: Target, progress: Progress, preset: str = "m4-nano", jobs: int = 1
 ) -> list[Judged]:
-    """Return where every graph of ``subject`` runs on ``target``; sub-models are captured by ``jobs`` processes (0: one a core).
+    """Return where every graph of ``subject`` runs on ``target``; ``jobs`` processes capture sub-models (0: one a core).
 
     Raises:
         UsageError: if it is no preset, sub-model, bundle or readable file.

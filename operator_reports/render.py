@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from m4c.operator_reports.coverage import Format, GraphOperators, OperatorUse, union
+from m4c.operator_reports.coverage import GraphOperators, OperatorUse, union
+from m4c.targets.view import Format
 
 SCHEMA = 1
 """Version of the JSON object: it changes when a key is renamed, removed or means something else."""

@@ -79,13 +79,17 @@ def notes(found: Sequence[Judged]) -> list[str]:
                 f"(not documented), {len(one.cut.closed)}"
             )
         if one.whole.unknown:
-            lines.append(f"{name}: {one.whole.unknown} nodes have sizes that are not known, and count without them")
+            lines.append(
+                f"{name}: {one.whole.unknown} nodes have sizes that are not known, and count without them"
+            )
         if one.streamed_bytes:
             lines.append(
                 f"{name}: {_amount(one.streamed_bytes, 'B')} of parameters do not fit on the chip and move on every call"
             )
         if one.seconds:
-            lines.append(f"{name}: at least {one.seconds * 1e3:.3g} ms on the target, by its published figures")
+            lines.append(
+                f"{name}: at least {one.seconds * 1e3:.3g} ms on the target, by its published figures"
+            )
         lines += [f"{name}: {cause.count} × {cause.reason.text}, in doubt" for cause in one.doubts]
     return lines
 

@@ -25,7 +25,13 @@ def page() -> str:
         "`targets/constraints/`; a test holds the two together.",
     ]
     for room in ROOMS:
-        lines += ["", f"## {TITLES[room]}", "", "| constraint | what it asks | where it does not hold |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## {TITLES[room]}",
+            "",
+            "| constraint | what it asks | where it does not hold |",
+            "|---|---|---|",
+        ]
         for known in KNOWN.values():
             if known.check.__module__ == room.__name__:
                 lines.append(f"| `{known.form}` | {known.sentence} | {known.fix} |")

@@ -71,7 +71,8 @@ def judge(node: Node, target: Target) -> Verdict:
         UsageError: if the target takes no graphs of the node's format.
     """
     runtime = runtime_of(target, node.format)
-    reasons, doubts = [], []
+    reasons: list[Reason] = []
+    doubts: list[Reason] = []
     for reason in (*_listed(node, target, runtime), *_violations(node, runtime)):
         (doubts if reason.evidence == DOUBTFUL else reasons).append(reason)
     for rule in _current(runtime):

@@ -7,6 +7,7 @@ are those before a runtime's cap, ``delegated`` ones after it.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from m4c.targets.rules import Partitioning
 from m4c.targets.view import Graph, Node, Tensor, consumers
@@ -103,7 +104,7 @@ EFFECTS = frozenset({"CALL_ONCE", "VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABL
 def _effects(nodes: Sequence[Node]) -> list[Edge]:
     """Return the chain through the nodes with side effects."""
     chain = [i for i, node in enumerate(nodes) if node.operator in EFFECTS]
-    return list(zip(chain, chain[1:], strict=False))
+    return list(pairwise(chain))
 
 
 def runs(nodes: Sequence[Node], supported: Sequence[bool]) -> list[Group]:
@@ -138,7 +139,7 @@ def closed(nodes: Sequence[Node], supported: Sequence[bool]) -> Group:
 
 
 def units(nodes: Sequence[Node]) -> list[Group]:
-    """Return ONNX Runtime's node units: an operator with the DequantizeLinear of its inputs and the QuantizeLinear of its outputs.
+    """Return ONNX Runtime's node units: an operator with the DequantizeLinear before and the QuantizeLinear behind it.
 
     A node that belongs to no such group is a unit by itself.
     """

@@ -1,4 +1,4 @@
-"""Target profiles: one TOML a target, read strictly, so that a misspelt key, operator or constraint is an error and no silent default.
+"""Target profiles: one TOML a target, read strictly: a misspelt key, operator or constraint is an error, no silent default.
 
 A profile says what is true of a target; :mod:`m4c.targets.legality` alone decides from it.
 """
@@ -153,7 +153,7 @@ def _runtime(table: Table, form: str) -> Runtime:
             partition.text("evidence", tuple(EVIDENCE)),
         ),
         rules,
-        known if any(rule.refuse for rule in rules) else frozenset(),
+        frozenset() if any(rule.allow for rule in rules) else known,
     )
 
 

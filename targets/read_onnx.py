@@ -52,7 +52,8 @@ def read_proto(path: Path) -> onnx.ModelProto:
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            proto = onnx.ModelProto.FromString(_without_weights(content))
+            proto = onnx.ModelProto()
+            proto.ParseFromString(_without_weights(content))
     except OSError as error:
         raise UsageError(f"cannot read the graph: {error.strerror}", where=str(path), fix=FIX) from error
     except (ValueError, IndexError, DecodeError) as error:
@@ -222,7 +223,7 @@ def _shape(kind: Any) -> Shape:
 @cache
 def _dtype(number: int) -> str:
     """Return the name of an ONNX type as numpy writes it."""
-    name = onnx.TensorProto.DataType.Name(number).lower()
+    name = str(onnx.TensorProto.DataType.Name(number)).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 

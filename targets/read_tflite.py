@@ -93,9 +93,7 @@ def _graphs(content: mmap.mmap, path: Path) -> tuple[Graph, ...]:
     for index in range(model.SubgraphsLength()):
         graph = model.Subgraphs(index)
         tensors = [_tensor(model, graph.Tensors(i), path) for i in range(graph.TensorsLength())]
-        nodes = tuple(
-            _node(i, graph.Operators(i), codes, tensors) for i in range(graph.OperatorsLength())
-        )
+        nodes = tuple(_node(i, graph.Operators(i), codes, tensors) for i in range(graph.OperatorsLength()))
         name = path.stem if model.SubgraphsLength() == 1 else f"{path.stem}#{index}"
         inputs = tuple(tensors[graph.Inputs(i)] for i in range(graph.InputsLength()))
         outputs = tuple(tensors[graph.Outputs(i)] for i in range(graph.OutputsLength()))

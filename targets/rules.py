@@ -41,7 +41,7 @@ class Rule:
     allow: frozenset[str] = frozenset()
     """Operators that run, if no other rule objects."""
     refuse: frozenset[str] = frozenset()
-    """Operators that do not run, where every other does."""
+    """Operators that do not run, whatever other rules allow; where none allows any, every other runs."""
     every: tuple[Constraint, ...] = ()
     """What is asked of every operator except some."""
     excepted: frozenset[str] = frozenset()
@@ -83,7 +83,7 @@ class Runtime:
     partition: Partitioning
     rules: tuple[Rule, ...]
     otherwise: frozenset[str] = frozenset()
-    """What else runs where rules only refuse: every builtin operator."""
+    """What runs where rules only refuse: every builtin operator."""
 
     @property
     def operators(self) -> frozenset[str]:
@@ -138,7 +138,9 @@ def read_rule(table: Table, known: Collection[str]) -> Rule:
         frozenset(table.texts("except")),
         {o: _constraints(limit.texts(o), f"{limit.where}: {o}") for o in limit.content},
         {operator: caution.text(operator) for operator in caution.content},
-        "model" if table.optional("refuses") and table.text("refuses", ("operator", "model")) == "model" else "operator",
+        "model"
+        if table.optional("refuses") and table.text("refuses", ("operator", "model")) == "model"
+        else "operator",
         table.number("min_runtime") or 0,
         1 << 30 if table.number("max_runtime") is None else table.number("max_runtime") or 0,
     )

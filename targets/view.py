@@ -105,8 +105,8 @@ class Tensor:
     @property
     def sizes(self) -> tuple[int, ...]:
         """The shape of a static tensor."""
-        assert self.static and self.shape is not None
-        return tuple(size for size in self.shape if isinstance(size, int))
+        assert self.static
+        return tuple(size for size in self.shape or () if isinstance(size, int))
 
     @property
     def elements(self) -> int | None:

@@ -59,7 +59,9 @@ def as_if(graph: Graph, precision: str) -> Graph:
             narrow = "int8" if tensor.constant and tensor in weights else kind
             dtype = "int32" if tensor.constant and tensor in biases else narrow
             float_ = tensor.dtype == "float32"
-            made[tensor] = replace(tensor, dtype=dtype, quantization=ASSUMED, content=None) if float_ else tensor
+            made[tensor] = (
+                replace(tensor, dtype=dtype, quantization=ASSUMED, content=None) if float_ else tensor
+            )
         return made[tensor]
 
     nodes = tuple(

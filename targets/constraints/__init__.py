@@ -100,9 +100,7 @@ def _converted(known: Condition, given: list[str], text: str, where: str) -> tup
     several = bool(wanted) and wanted[-1].kind == inspect.Parameter.VAR_POSITIONAL
     fixed = len(wanted) - several
     if len(given) < fixed + several or (len(given) > fixed and not several):
-        raise ProfileError(
-            f"{text!r} has {len(given)} arguments", where=where, fix=f"write {known.form}"
-        )
+        raise ProfileError(f"{text!r} has {len(given)} arguments", where=where, fix=f"write {known.form}")
     made: list[int | str] = []
     for index, part in enumerate(given):
         kind: Any = wanted[min(index, len(wanted) - 1)].annotation

@@ -235,7 +235,9 @@ def resize_of_u55(node: Node) -> str | None:
 def resize_at_most(node: Node, scale: int) -> str | None:
     """The scale is at most this, twice this with aligned corners."""
     scales, most = _scales(node), scale * (2 if node.options.get("align_corners") else 1)
-    return None if scales is None or max(scales) <= most else f"it enlarges by {max(scales):g}, at most {most}"
+    return (
+        None if scales is None or max(scales) <= most else f"it enlarges by {max(scales):g}, at most {most}"
+    )
 
 
 @condition("enlarge by a power of two")

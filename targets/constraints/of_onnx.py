@@ -19,7 +19,9 @@ def window_dimensions(node: Node, *dimensions: int) -> str | None:
     first = node.input(0)
     if first is None or first.shape is None or len(first.shape) - 2 in dimensions:
         return None
-    return f"{first} has {len(first.shape) - 2} dimensions to move over, not {' or '.join(map(str, dimensions))}"
+    return (
+        f"{first} has {len(first.shape) - 2} dimensions to move over, not {' or '.join(map(str, dimensions))}"
+    )
 
 
 @condition("choose that value")
@@ -56,7 +58,11 @@ def even_split(node: Node) -> str | None:
     """The parts have equal sizes."""
     axis = int(node.options.get("axis", 0))
     sizes = {t.shape[axis] for t in node.outputs if t.shape}
-    return None if len(sizes) <= 1 else f"the parts have the sizes {', '.join(map(str, sorted(map(str, sizes))))}"
+    return (
+        None
+        if len(sizes) <= 1
+        else f"the parts have the sizes {', '.join(map(str, sorted(map(str, sizes))))}"
+    )
 
 
 @condition("pad by 0 or more")

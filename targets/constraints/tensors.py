@@ -49,7 +49,9 @@ def three_inner_dimensions(node: Node) -> str | None:
     return None
 
 
-@condition("quantize the model with --quantize int8 and a calibration; what works on indices stays on the CPU")
+@condition(
+    "quantize the model with --quantize int8 and a calibration; what works on indices stays on the CPU"
+)
 def dtypes(node: Node, *dtypes: str) -> str | None:
     """What flows between operators has one of these types."""
     return _outside(node.activations, dtypes)
@@ -151,7 +153,9 @@ def zero_points_of_u85(node: Node) -> str | None:
         if tensor is None or not points:
             continue
         low, high = ZERO_POINTS.get(tensor.dtype, (0, 0))
-        wrong = [p for p in points if not low <= p <= high or (tensor.dtype == "uint16" and p not in (low, high))]
+        wrong = [
+            p for p in points if not low <= p <= high or (tensor.dtype == "uint16" and p not in (low, high))
+        ]
         if wrong:
             return f"{tensor} has the zero point {wrong[0]}, {low} to {high} is possible"
     return None
@@ -169,7 +173,9 @@ def same_quantization(node: Node) -> str | None:
     return None
 
 
-@condition("write the model with an older TFLite, or let m4c write it: it chooses the oldest version that fits")
+@condition(
+    "write the model with an older TFLite, or let m4c write it: it chooses the oldest version that fits"
+)
 def version_at_most(node: Node, version: int) -> str | None:
     """The operator's version is not newer than this."""
     if node.version <= version:
@@ -193,6 +199,16 @@ def elements_at_most(node: Node, elements: int) -> str | None:
     if first is None or first.elements is None or first.elements <= elements:
         return None
     return f"{first} has {first.elements:,} values, at most {elements:,} are possible"
+
+
+@condition("join them in several steps")
+def inputs_at_most(node: Node, count: int) -> str | None:
+    """There are at most so many inputs."""
+    return (
+        None
+        if len(node.inputs) <= count
+        else f"it has {len(node.inputs)} inputs, at most {count} are possible"
+    )
 
 
 @condition("compute it for one row at a time, or reshape it to one dimension")

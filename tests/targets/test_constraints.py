@@ -41,7 +41,12 @@ def transposed(stride: tuple[int, int], out: tuple[int, ...], padding: int = 0, 
     data = tensor((1, height if height == 1 else 8, 8, 4))
     inputs = [axes(*out), weight, data]
     return node(
-        "TRANSPOSE_CONV", inputs, [tensor(out, name="y")], stride_h=stride[0], stride_w=stride[1], padding=padding
+        "TRANSPOSE_CONV",
+        inputs,
+        [tensor(out, name="y")],
+        stride_h=stride[0],
+        stride_w=stride[1],
+        padding=padding,
     )
 
 
@@ -54,7 +59,7 @@ def permuted(shape: tuple[int, ...], *order: int, dtype: str = "int8") -> Node:
     return node("TRANSPOSE", [tensor(shape, dtype), axes(*order)])
 
 
-def sliced(*steps: int, **masks: int) -> Node:
+def sliced(*steps: int, **masks: Any) -> Node:
     return node("STRIDED_SLICE", [tensor((4, 4)), axes(0, 0), axes(4, 4), axes(*steps)], **masks)
 
 
@@ -97,7 +102,11 @@ CASES: dict[str, tuple[Node, Node, str]] = {
     "same_shape": (node("ELU", [tensor()]), node("ELU", [tensor()], [tensor((2, 2))]), "two shapes"),
     "quantized": (node("ADD", [scaled(0.5)]), node("ADD", [tensor(quantization=None)]), "no scale"),
     "per_tensor": (node("ADD", [scaled(0.5)]), node("ADD", [scaled(0.5, 1.0, points=(0, 0))]), "2 scales"),
-    "zero_points_of_u55": (conv(), node("ADD", [scaled(1, dtype="int32", points=(3,))]), "zero point 3, int32"),
+    "zero_points_of_u55": (
+        conv(),
+        node("ADD", [scaled(1, dtype="int32", points=(3,))]),
+        "zero point 3, int32",
+    ),
     "zero_points_of_u85": (
         node("ADD", [scaled(1, points=(-128,))]),
         node("ADD", [scaled(1, dtype="uint16", points=(5,))]),
@@ -111,6 +120,7 @@ CASES: dict[str, tuple[Node, Node, str]] = {
     "version_at_most(5)": (conv(), node("CONV_2D", [MAP], version=6), "version 6, at most 5"),
     "batch_one": (conv(), node("MEAN", [tensor((2, 8, 8, 4))]), "batch of x .* is 2"),
     "elements_at_most(256)": (conv(), node("SOFTMAX", [tensor((1, 257))]), "257 values, at most 256"),
+    "inputs_at_most(2)": (node("PACK", [X, X]), node("PACK", [X, X, X]), "3 inputs, at most 2"),
     "one_dimensional": (linear(W), node("SOFTMAX", [tensor((2, 4))]), "2 sizes of y"),
     "constant_inputs(1, 2)": (conv(), node("CONV_2D", [MAP, tensor()]), "input 1, .* is computed"),
     "constant_or_dtype(1, int32)": (
@@ -170,7 +180,11 @@ CASES: dict[str, tuple[Node, Node, str]] = {
     ),
     "plain_strided_slice": (sliced(1, 1), sliced(1, 2), "steps are 1, 2"),
     "forward_slice": (sliced(1, 2), sliced(1, -1), "1, -1"),
-    "splits_are_outputs": (node("SPLIT", [MAP], num_splits=1), node("SPLIT", [MAP], num_splits=2), "2 splits"),
+    "splits_are_outputs": (
+        node("SPLIT", [MAP], num_splits=1),
+        node("SPLIT", [MAP], num_splits=2),
+        "2 splits",
+    ),
     "mean_elements": (
         mean((1, 256, 256, 4), 1, 2, dtype="int16"),
         mean((1, 256, 257, 4), 1, 2, dtype="int16"),
@@ -275,5 +289,7 @@ def test_forms_of_an_lstm(form: str, call: Node) -> None:
 
 def test_the_documentation_lists_them_all() -> None:
     stored = Path("docs/constraints.md").read_text("utf-8")
-    wanted = "python -c 'from m4c.targets.conditions import page; print(page(), end=\"\")' > docs/constraints.md"
+    wanted = (
+        "python -c 'from m4c.targets.conditions import page; print(page(), end=\"\")' > docs/constraints.md"
+    )
     assert stored == page(), f"write it again: {wanted}"

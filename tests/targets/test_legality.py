@@ -107,7 +107,9 @@ def test_a_deny_list_lets_all_else_pass() -> None:
 
 
 def test_a_format_that_the_target_does_not_take() -> None:
-    with pytest.raises(UsageError, match=r"edgetpu takes tflite graphs, this one is onnx\n  fix: export it") as caught:
+    with pytest.raises(
+        UsageError, match=r"edgetpu takes tflite graphs, this one is onnx\n  fix: export it"
+    ) as caught:
         judge(node("Relu", [tensor()], form="onnx"), load_target("edgetpu"))
     assert caught.value.exit_code == 2
 

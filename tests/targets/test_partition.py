@@ -1,10 +1,15 @@
 """Partitions of six small graphs whose answers were seen in real runtimes, and what holds of all graphs."""
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m4c.targets.legality import Legal, refusal, verdicts
 from m4c.targets.partition import CUTTERS, closed, cut, epochs, runs, units, waves
+from m4c.targets.profile import load_target
 from m4c.targets.rules import Partitioning
 from m4c.targets.view import Graph, Node, Tensor
 
@@ -87,7 +92,7 @@ def test_small_partitions_are_left() -> None:
 def quantized() -> list[Node]:
     """Return x → Q → DQ → Erf → Q → DQ → Relu → Q → DQ."""
     before, nodes = Tensor("x", "float32", (4,)), []
-    for index, operator in enumerate("Q D Erf Q D Relu Q D".split()):
+    for index, operator in enumerate(["Q", "D", "Erf", "Q", "D", "Relu", "Q", "D"]):
         after = Tensor(f"{index}", "float32", (4,))
         full = {"Q": "QuantizeLinear", "D": "DequantizeLinear"}.get(operator, operator)
         nodes.append(Node(index, full, "onnx", 18, (before,), (after,)))
@@ -152,3 +157,68 @@ def test_a_closed_set_depends_on_nothing_outside(drawn: tuple[Graph, list[bool]]
     for i in found:
         makers = {j for j, node in enumerate(graph.nodes) if node.outputs[0] in graph.nodes[i].inputs}
         assert makers <= found
+
+
+def transcriber() -> Graph:
+    """Return basic-pitch's nmp.tflite as it is stored in data/, without its weights."""
+    told = json.loads(Path("tests/targets/data/nmp.json").read_text("utf-8"))
+    tensors = [
+        Tensor(str(i), dtype, tuple(s if s >= 0 else "batch" for s in sizes), bool(constant))
+        for i, (dtype, sizes, constant) in enumerate(told["tensors"])
+    ]
+    nodes = tuple(
+        Node(
+            i,
+            operator,
+            "tflite",
+            1,
+            tuple(tensors[t] if t >= 0 else None for t in inputs),
+            tuple(tensors[t] for t in outputs),
+        )
+        for i, (operator, inputs, outputs) in enumerate(told["nodes"])
+    )
+    outputs = tuple(tensors[t] for t in told["outputs"])
+    return Graph("nmp", "tflite", nodes, tuple(tensors[t] for t in told["inputs"]), outputs)
+
+
+REFUSED_BY_INTEL = {"NEG", "SHAPE", "REDUCE_MIN"}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "supported", "partitions", "otherwise"),
+    [
+        ("XNNPACK, ai-edge-litert 2.3.0", 164, 17, 34),
+        ("LiteRT's Intel plugin", 208, 15, 5),
+        ("LiteRT's Qualcomm plugin for SM8650", 195, 24, 15),
+    ],
+)
+def test_partitions_of_a_real_model_as_runtimes_make_them(
+    runtime: str, supported: int, partitions: int, otherwise: int
+) -> None:
+    graph = transcriber()
+    assert len(graph.nodes) == 222
+    if "XNNPACK" in runtime:
+        target = load_target("xnnpack")
+        good = [isinstance(verdict, Legal) for verdict in verdicts(graph, target)]
+        as_is, other = epochs, runs
+    elif "Intel" in runtime:
+        good = [node.operator not in REFUSED_BY_INTEL for node in graph.nodes]
+        as_is, other = runs, epochs
+    else:
+        judged = zip(graph.nodes, verdicts(graph, load_target("qualcomm-htp")), strict=True)
+        # The list alone takes 199: QNN's validation refuses STRIDED_SLICE of rank 1.
+        good = [
+            isinstance(v, Legal) and not (v.doubts and len(node.outputs[0].shape or ()) == 0)
+            for node, v in judged
+        ]
+        as_is, other = runs, epochs
+    assert sum(good) == supported
+    assert len(as_is(graph.nodes, good)) == partitions
+    assert len(other(graph.nodes, good)) == otherwise
+
+
+def test_the_lists_of_a_real_model() -> None:
+    graph = transcriber()
+    for name, supported in (("qualcomm-htp", 199), ("google-tensor", 218)):
+        assert sum(isinstance(v, Legal) for v in verdicts(graph, load_target(name))) == supported
+    assert refusal(verdicts(graph, load_target("gpu"))) is not None, "its batch is dynamic"

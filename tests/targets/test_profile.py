@@ -71,9 +71,10 @@ def test_every_profile_that_comes_with_m4c_loads() -> None:
 def test_every_rule_has_a_source_and_evidence(name: str) -> None:
     for runtime in load_target(name).runtimes.values():
         assert runtime.partition.algorithm in ALGORITHMS
-        for rule in (*runtime.rules, runtime.partition):
-            assert len(rule.source) > 10
-            assert rule.evidence in EVIDENCE
+        said = [(rule.source, rule.evidence) for rule in runtime.rules]
+        for source, evidence in (*said, (runtime.partition.source, runtime.partition.evidence)):
+            assert len(source) > 10
+            assert evidence in EVIDENCE
         limited = {operator for rule in runtime.rules for operator in rule.limit}
         assert limited <= runtime.operators, "a limit of what never runs"
 
@@ -127,19 +128,35 @@ def test_a_profile_of_the_user(tmp_path: Path) -> None:
         ('name = "here"\n', "", "misses name"),
         ('"onnx"', "true", "format is True, of the wrong type"),
         ('"onnx"', '"onix"', "format is 'onix'\n  at:  .*here.toml\n  fix: known are: onnx, tflite"),
-        ('"onnx"', '"tflite"', r"the format is tflite, and there are no rules.*\n.*\n  fix: add a table \[tfl"),
+        (
+            '"onnx"',
+            '"tflite"',
+            r"the format is tflite, and there are no rules.*\n.*\n  fix: add a table \[tfl",
+        ),
         ('"float32"', '"float23"', "precision is 'float23'"),
         ('"error"', '"gpu"', "fallback is 'gpu'\n  at:  .*here.toml\n  fix: known are: cpu, error"),
         ('name = "here"', "name = here", "not TOML: "),
         ('"Add", ', '"Adn", ', "unknown operator 'Adn'\n  at:  .*onnx: rule 1\n  fix: known are: And, Add"),
         ("except = [", 'except = ["Cos", "Cso", ', "unknown operator 'Cso'"),
         ("MatMul = [", "MatMull = [", "unknown operator 'MatMull'.*\n.*\n  fix: known are: MatMul"),
-        ("rank_at_most(4)", "rank_at_mots(4)", r"unknown constraint 'rank_at_mots\(4\)'\n.*\n.*rank_at_most\(r"),
-        ("rank_at_most(4)", "rank_at_most", r"'rank_at_most' has 0 arguments\n.*\n  fix: write rank_at_most\(rank\)"),
+        (
+            "rank_at_most(4)",
+            "rank_at_mots(4)",
+            r"unknown constraint 'rank_at_mots\(4\)'\n.*\n.*rank_at_most\(r",
+        ),
+        (
+            "rank_at_most(4)",
+            "rank_at_most",
+            r"'rank_at_most' has 0 arguments\n.*\n  fix: write rank_at_most\(rank\)",
+        ),
         ("rank_at_most(4)", "rank_at_most(4, 5)", "has 2 arguments"),
         ("rank_at_most(4)", "rank_at_most(four)", "'four' in 'rank_at_most.four.' is no whole number"),
         ("rank_at_most(4)", "dtypes", r"'dtypes' has 0 arguments\n.*\n  fix: write dtypes\(dtypes, …\)"),
-        ('algorithm = "runs"', 'algorithm = "walks"', "algorithm is 'walks'.*\n.*\n  fix: known are: epochs, runs"),
+        (
+            'algorithm = "runs"',
+            'algorithm = "walks"',
+            "algorithm is 'walks'.*\n.*\n  fix: known are: epochs, runs",
+        ),
         ("max_partitions = 2", "max_partitions = -2", "max_partitions is -2, of the wrong type"),
         ("max_partitions = 2", "most = 2", "unknown key 'most'.*\n  at:  .*here.toml: onnx: partition"),
         ('evidence = "measured"', 'evidence = "rumour"', "evidence is 'rumour'.*\n  at:  .*onnx: rule 2"),
