@@ -29,6 +29,13 @@ class Kind(StrEnum):
     TASKS = "tasks"
 
 
+class Evidence(StrEnum):
+    """How a report knows what runs on a target."""
+
+    TABLE = "table"
+    COMPILED = "compiled"
+
+
 class ReportFormat(StrEnum):
     """Forms of a report."""
 
@@ -247,6 +254,9 @@ def report(
     target: Annotated[
         str | None, typer.Option(help="Where it shall run: a name (m4c list targets) or a .toml file.")
     ] = None,
+    evidence: Annotated[
+        Evidence, typer.Option(help="table: the target's profile decides; compiled: its own compiler is run.")
+    ] = Evidence.TABLE,
     preset: options.Preset = "m4-nano",
     form: Annotated[ReportFormat, typer.Option("--format", help="text, json or md.")] = ReportFormat.TEXT,
     jobs: Annotated[int, typer.Option(help="Sub-models captured at once; 0: one a core.", min=0)] = 0,
@@ -261,7 +271,7 @@ def report(
 
     as_json = as_json or form is ReportFormat.JSON
     if target is not None:
-        _report_placement(subject, target, preset, jobs, as_json)
+        _report_placement(subject, target, evidence.value, preset, jobs, as_json)
         return
     if subject in PRESETS:
         with ProgressBar(len(SUBMODELS)) as progress:
@@ -276,7 +286,9 @@ def report(
         show_table(to_table(graphs))
 
 
-def _report_placement(subject: str, target: str, preset: str, jobs: int, as_json: bool) -> None:
+def _report_placement(
+    subject: str, target: str, evidence: str, preset: str, jobs: int, as_json: bool
+) -> None:
     """Show which nodes of ``subject`` run on ``target``."""
     from m4c.models import PRESETS, SUBMODELS
     from m4c.operator_reports.judged import judged
@@ -289,9 +301,9 @@ def _report_placement(subject: str, target: str, preset: str, jobs: int, as_json
     captured = len(SUBMODELS) if subject in PRESETS else int(subject.partition("/")[0] in SUBMODELS)
     if captured:
         with ProgressBar(captured) as progress:
-            found = judged(subject, profile, progress, preset, jobs)
+            found = judged(subject, profile, progress, preset, jobs, evidence)
     else:
-        found = judged(subject, profile, Silent())
+        found = judged(subject, profile, Silent(), evidence=evidence)
     if as_json:
         show_json(to_json(found, profile.name))
         return

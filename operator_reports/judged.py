@@ -14,6 +14,7 @@ from m4c.bundle import MANIFEST, read_manifest
 from m4c.errors import UnsupportedError, UsageError
 from m4c.models import PRESETS, SUBMODELS
 from m4c.operator_reports.placement import Placement, place
+from m4c.operator_reports.vela import compiled
 from m4c.parallel import in_processes
 from m4c.progress import Progress
 from m4c.selection import selected_submodels
@@ -39,22 +40,34 @@ Judged = Placement | NotConverted
 
 
 def judged(
-    subject: str, target: Target, progress: Progress, preset: str = "m4-nano", jobs: int = 1
+    subject: str,
+    target: Target,
+    progress: Progress,
+    preset: str = "m4-nano",
+    jobs: int = 1,
+    evidence: str = "table",
 ) -> list[Judged]:
     """Return where every graph of ``subject`` runs on ``target``; ``jobs`` processes capture sub-models (0: one a core).
 
+    ``evidence`` is ``table``, or ``compiled``: then the target's own compiler is run on every file.
+
     Raises:
-        UsageError: if it is no preset, sub-model, bundle or readable file.
+        UsageError: if it is no preset, sub-model, bundle or readable file, or there is no compiler to ask.
     """
     path = Path(subject)
+    if evidence == "compiled" and (subject in PRESETS or subject.partition("/")[0] in SUBMODELS):
+        raise UsageError(
+            f"a compiler takes files, and {subject} is none",
+            fix=f"m4c export {subject} --target {target.name} --calibration …, then report on the bundle",
+        )
     if subject in PRESETS:
         return _captured((), subject, target, progress, jobs)
     if subject.partition("/")[0] in SUBMODELS:
         return _captured((subject,), preset, target, progress, jobs)
     if (path / MANIFEST).is_file():
-        return list(_of_bundle(path, target))
+        return list(_of_bundle(path, target, evidence))
     if path.is_file():
-        return list(_of_file(path, path.stem, target))
+        return list(_of_file(path, path.stem, target, evidence))
     raise UsageError(
         f"there is nothing to report on at {subject}",
         fix=f"give a preset ({', '.join(PRESETS)}), a sub-model, a bundle, an .onnx or a .tflite file",
@@ -114,19 +127,23 @@ def _of_model(model: "ir.Model", name: str, target: Target) -> Judged:
     return place(as_if(graph, target.precision), target, integer)
 
 
-def _of_bundle(folder: Path, target: Target) -> Iterator[Judged]:
+def _of_bundle(folder: Path, target: Target, evidence: str) -> Iterator[Judged]:
     """Judge the artifacts of a bundle; one in another format was built for another processor, and says why."""
     for record in read_manifest(folder).graphs:
         if record.format not in target.runtimes:
             why = record.fallback or f"its artifact is {record.format}"
             yield NotConverted(record.name, why, f"export it with --target {target.name}")
             continue
-        yield from _of_file(folder / record.file.path, record.name, target)
+        yield from _of_file(folder / record.file.path, record.name, target, evidence)
 
 
-def _of_file(path: Path, name: str, target: Target) -> Iterator[Judged]:
+def _of_file(path: Path, name: str, target: Target, evidence: str) -> Iterator[Judged]:
     """Judge every graph of a file; an ONNX file for a target that takes none is lowered first."""
-    if is_tflite(path):
+    if evidence == "compiled":
+        found = compiled(path, target)
+        for index, one in enumerate(found):
+            yield replace(one, graph=replace(one.graph, name=_numbered(name, index, len(found))))
+    elif is_tflite(path):
         yield from _placed(read_tflite(path), name, target)
     elif "onnx" in target.runtimes:
         yield from _placed(read_onnx(path), name, target)
@@ -144,4 +161,9 @@ def _of_file(path: Path, name: str, target: Target) -> Iterator[Judged]:
 
 def _placed(graphs: tuple[Graph, ...], name: str, target: Target) -> Iterator[Judged]:
     for index, graph in enumerate(graphs):
-        yield place(replace(graph, name=name if len(graphs) == 1 else f"{name}#{index}"), target)
+        yield place(replace(graph, name=_numbered(name, index, len(graphs))), target)
+
+
+def _numbered(name: str, index: int, count: int) -> str:
+    """Return the name of a graph of a file that has several."""
+    return name if count == 1 else f"{name}#{index}"

@@ -52,7 +52,7 @@ class Cut:
 
 def cut(graph: Graph, supported: Sequence[bool], how: Partitioning) -> Cut:
     """Cut ``graph``, of whose nodes ``supported`` tells which may run on the target, as a runtime does it."""
-    eligible = tuple(_bordered(graph, group) for group in CUTTERS[how.algorithm](graph.nodes, supported))
+    eligible = tuple(bordered(graph, group) for group in CUTTERS[how.algorithm](graph.nodes, supported))
     kept = eligible
     if how.max_partitions is not None or how.min_nodes:
         # Those of one size are told apart by nothing: a runtime may take another of them.
@@ -224,7 +224,7 @@ def _unit_edges(nodes: Sequence[Node], of: dict[int, int], count: int) -> tuple[
     return following, missing
 
 
-def _bordered(graph: Graph, group: Group) -> Partition:
+def bordered(graph: Graph, group: Group) -> Partition:
     """Return a partition with what crosses its border."""
     inside = [graph.nodes[i] for i in group]
     made = dict.fromkeys(t for node in inside for t in node.outputs)

@@ -20,6 +20,12 @@ from m4c.targets.tables import Table
 
 FORMATS = ("onnx", "tflite")
 FALLBACKS = ("cpu", "error")
+ACCELERATORS = (
+    *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
+    *(f"ethos-u65-{macs}" for macs in (256, 512)),
+    *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
+)
+"""What Vela 5.2.0 compiles for: the processor and its multiply-accumulates in a cycle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ def _parse(text: str, where: str) -> Target:
 
 def _runtime(table: Table, form: str) -> Runtime:
     """Read who runs a format, and its rules."""
-    table.allow("runtime", "runtime_version", "partition", "rule")
+    table.allow("runtime", "runtime_version", "vela", "partition", "rule")
     known = known_operators(form)
     rules: tuple[Rule, ...] = tuple(read_rule(rule, known) for rule in table.tables("rule"))
     if not any(rule.allow or rule.refuse for rule in rules):
@@ -154,6 +160,7 @@ def _runtime(table: Table, form: str) -> Runtime:
         ),
         rules,
         frozenset() if any(rule.allow for rule in rules) else known,
+        table.text("vela", ACCELERATORS) if "vela" in table.content else None,
     )
 
 

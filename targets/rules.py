@@ -84,6 +84,8 @@ class Runtime:
     rules: tuple[Rule, ...]
     otherwise: frozenset[str] = frozenset()
     """What runs where rules only refuse: every builtin operator."""
+    compiler: str | None = None
+    """The accelerator that Vela compiles for, where that is the target's compiler."""
 
     @property
     def operators(self) -> frozenset[str]:

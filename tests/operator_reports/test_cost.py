@@ -54,7 +54,7 @@ def test_convolutions_count_as_in_torch() -> None:
     ):
         with FlopCounterMode(display=False) as counted, torch.no_grad():
             out = module(torch.zeros(shape))
-        given = tuple(module.weight.shape)  # type: ignore[arg-type]
+        given = tuple(module.weight.shape)
         made = call(operator, [shape, given[::-1] if operator == "MatMul" else given], tuple(out.shape))
         assert 2 * (multiplied(made) or 0) == counted.get_total_flops()
 

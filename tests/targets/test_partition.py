@@ -200,10 +200,10 @@ def test_partitions_of_a_real_model_as_runtimes_make_them(
     if "XNNPACK" in runtime:
         target = load_target("xnnpack")
         good = [isinstance(verdict, Legal) for verdict in verdicts(graph, target)]
-        as_is, other = epochs, runs
+        as_is, other = CUTTERS["epochs"], CUTTERS["runs"]
     elif "Intel" in runtime:
         good = [node.operator not in REFUSED_BY_INTEL for node in graph.nodes]
-        as_is, other = runs, epochs
+        as_is, other = CUTTERS["runs"], CUTTERS["epochs"]
     else:
         judged = zip(graph.nodes, verdicts(graph, load_target("qualcomm-htp")), strict=True)
         # The list alone takes 199: QNN's validation refuses STRIDED_SLICE of rank 1.
@@ -211,7 +211,7 @@ def test_partitions_of_a_real_model_as_runtimes_make_them(
             isinstance(v, Legal) and not (v.doubts and len(node.outputs[0].shape or ()) == 0)
             for node, v in judged
         ]
-        as_is, other = runs, epochs
+        as_is, other = CUTTERS["runs"], CUTTERS["epochs"]
     assert sum(good) == supported
     assert len(as_is(graph.nodes, good)) == partitions
     assert len(other(graph.nodes, good)) == otherwise
