@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from m4c.allocator import trim
 from m4c.errors import NumbersError
 from m4c.model import module_path
-from m4c.runners import TfliteRunner, open_runner
+from m4c.runners import TfliteRunner
+from m4c.segments import run_in_segments
 from m4c.targets.emit_onnx import to_onnx
 from m4c.weight_file import WeightFile
 
@@ -39,6 +41,7 @@ def check_kernels(model: ir.Model, artifact: Path, inputs: Mapping[str, Array]) 
         NumbersError: for the first node, in the order of the graph, that differs by more than :data:`MOST_STEPS`.
     """
     computed = _computed(model, artifact, inputs)
+    trim()
     cut = model.clone()
     _cut(cut, computed)
     feeds = {**inputs, **{f"{name}{GIVEN}": codes for name, codes in computed.items()}}
@@ -47,7 +50,7 @@ def check_kernels(model: ir.Model, artifact: Path, inputs: Mapping[str, Array]) 
         path = Path(folder) / "cut.onnx"
         with WeightFile(Path(folder) / "weights.bin") as weights:
             to_onnx(cut, path, weights)
-        wanted = open_runner(path, mapped=True).run({n: v for n, v in feeds.items() if n in taken})
+        wanted = run_in_segments(path, {n: v for n, v in feeds.items() if n in taken})
     worst = 0.0
     for node in model.graph:
         name = str(node.outputs[0].name)

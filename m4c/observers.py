@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
+from numba import njit
 
 from m4c.quant import from_range, quantize
 
@@ -178,8 +179,7 @@ class Watch:
             self.counts = np.zeros(BINS, dtype=np.int64)
             self.counts[BINS // 4 : BINS // 4 + BINS // 2] = merged
             self.limit *= 2
-        place = ((values / self.limit + 1) * (BINS // 2)).astype(np.int64)
-        self.counts += np.bincount(np.minimum(place, BINS - 1), minlength=BINS)
+        _count(values, np.float32(self.limit), self.counts)
 
     def range(self) -> Range:
         """Return the range that the observer chooses, never wider than the extremes; 0 for both if there was no value."""
@@ -190,6 +190,15 @@ class Watch:
             chosen = self.observer.choose(self)
             low, high = max(low, chosen[0]), min(high, chosen[1])
         return low - MASK_MARGIN * self.masked, high
+
+
+@njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _count(values: Array, limit: np.float32, counts: Array) -> None:
+    """Add ``values``, float32 within ±``limit``, to the ``counts`` of the equal bins between."""
+    half = np.float32(len(counts) // 2)
+    for value in values:
+        place = int((value / limit + np.float32(1)) * half)
+        counts[min(place, len(counts) - 1)] += 1
 
 
 def _tail(centres: Array, counts: Array, ends: Array) -> tuple[Array, Array]:

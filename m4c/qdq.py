@@ -7,10 +7,12 @@ initializers behind a DequantizeLinear; their numbers are recipes.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx_ir as ir
 
+from m4c.ahead import ahead
 from m4c.quant import (
     PerChannel,
     Quantization,
@@ -18,10 +20,26 @@ from m4c.quant import (
     least_scales,
     quantize,
     quantize_bias,
-    quantize_weight,
+    weight_codes,
     weight_scales,
 )
-from m4c.weights import Array, array, constant, is_weight, lazy, register, stored_value
+from m4c.weights import (
+    Array,
+    array,
+    constant,
+    divisible,
+    is_weight,
+    lazy,
+    part,
+    register,
+    stored_value,
+    stretches,
+    turned,
+    untransposed,
+)
+
+PIECE = 4 << 20
+"""Bytes of a weight that are rounded at once."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,52 @@ class Unit:
     biased: ir.Node
     bias: int | None
     axis: int
+
+
+class _Channels:
+    """The codes and scales of a weight with a scale for each index of ``axis``; its scales, once known, are kept.
+
+    A matrix that is known to be one turned around is read as that, in parts.
+    """
+
+    def __init__(self, weight: ir.TensorProtocol, axis: int, least: Callable[[], Array | float]) -> None:
+        """Take the lower bounds of the scales, one for all or [channels], which are asked for once."""
+        rows = untransposed(weight) if axis == 1 else None
+        self._matrix, self._turned = (weight, False) if rows is None else (rows, True)
+        self._axis = PerChannel(0 if self._turned else axis)
+        self.count = int(weight.shape.numpy()[axis])
+        self._least, self.scales = least, cache(self._scales)
+
+    def _scales(self) -> Array:
+        """Return the scales, float32 [channels]."""
+        least = self._least()
+        if self._axis.axis:
+            return weight_scales(array(self._matrix), self._axis, least)
+        bounds = np.broadcast_to(least, (self.count,))
+
+        def some(rows: slice) -> Array:
+            return weight_scales(part(self._matrix, rows), self._axis, bounds[rows])
+
+        return np.concatenate(list(ahead(some, stretches(self._matrix, PIECE))))
+
+    def all_codes(self) -> Array:
+        """Return the codes as they lie in the weight, int8."""
+        made = weight_codes(array(self._matrix), self.scales(), self._axis)
+        return made.T if self._turned else made
+
+    def codes(self, name: str) -> ir.TensorProtocol:
+        """Return the codes as a recipe."""
+
+        def some(rows: slice) -> Array:
+            return weight_codes(part(self._matrix, rows), self.scales()[rows], self._axis)
+
+        def whole() -> Array:
+            return weight_codes(array(self._matrix), self.scales(), self._axis)
+
+        parts = some if divisible(self._matrix) and not self._axis.axis else None
+        dims = self._matrix.shape.numpy()
+        made = lazy(f"{name}.rows" if self._turned else name, ir.DataType.INT8, dims, whole, parts)
+        return turned(name, made) if self._turned else made
 
 
 class Placer:
@@ -132,29 +196,28 @@ class Placer:
 
         ``input_scale`` is the scale of the values that the weight is multiplied with.
         """
-        matrix, read = self._reader(unit.node, 1)
-        axis = PerChannel(unit.axis)
+        matrix, _ = self._reader(unit.node, 1)
         bias, read_bias = self._reader(unit.biased, unit.bias) if unit.bias is not None else (None, None)
+        read_bias = cache(read_bias) if read_bias is not None else None
 
-        def scales() -> Array:
-            least = 0.0 if read_bias is None else least_scales(read_bias(), input_scale)
-            return weight_scales(read(), axis, least)
+        def least() -> Array | float:
+            return 0.0 if read_bias is None else least_scales(read_bias(), input_scale)
 
-        def codes() -> Array:
-            least = 0.0 if read_bias is None else least_scales(read_bias(), input_scale)
-            return quantize_weight(read(), axis, least)
-
-        assert matrix.shape is not None
-        channels = [matrix.shape.numpy()[unit.axis]]
         name = _name(matrix, unit)
-        stored_codes = self._derived(matrix, f"{name}.int8", ir.DataType.INT8, codes)
-        stored_scales = self._derived(matrix, f"{name}.scales", ir.DataType.FLOAT, scales, channels)
+        assert matrix.const_value is not None
+        channels = _Channels(matrix.const_value, unit.axis, least)
+        stored_codes = self._derived(
+            matrix, f"{name}.int8", ir.DataType.INT8, channels.all_codes, make_lazily=channels.codes
+        )
+        stored_scales = self._derived(
+            matrix, f"{name}.scales", ir.DataType.FLOAT, channels.scales, [channels.count]
+        )
         self._dequantized(unit.node, 1, [stored_codes, stored_scales], {"axis": unit.axis})
         if bias is None or read_bias is None or unit.bias is None:
             return
 
         def products() -> Array:
-            return bias_scales(input_scale, scales())
+            return bias_scales(input_scale, channels.scales())
 
         name = _name(bias, unit)
         bias_codes = self._derived(
@@ -182,18 +245,24 @@ class Placer:
         make: Callable[[], Array],
         shape: Sequence[int] | None = None,
         lazily: ir.Value | None = None,
+        make_lazily: Callable[[str], ir.TensorProtocol] | None = None,
     ) -> ir.Value:
-        """Register what ``make`` gives, shaped like ``source``: a recipe if ``source`` or ``lazily`` is a weight."""
+        """Register what ``make`` gives, shaped like ``source``: a recipe if ``source`` or ``lazily`` is a weight.
+
+        ``make_lazily`` makes a recipe that knows more than how to read the whole.
+        """
         known = self.graph.initializers.get(name)
         if known is not None:
             return known
         assert source.const_value is not None
         dims = shape if shape is not None else source.const_value.shape.numpy()
-        tensor = (
-            lazy(name, dtype, dims, make)
-            if is_weight(source) or (lazily is not None and is_weight(lazily))
-            else ir.tensor(make(), name=name)
-        )
+        tensor: ir.TensorProtocol
+        if not is_weight(source) and (lazily is None or not is_weight(lazily)):
+            tensor = ir.tensor(make(), name=name)
+        elif make_lazily is not None:
+            tensor = make_lazily(name)
+        else:
+            tensor = lazy(name, dtype, dims, make)
         return register(self.graph, stored_value(tensor))
 
     def _dequantized(

@@ -137,14 +137,15 @@ def least_scales(bias: Array, input_scale: float) -> Array:
     return bound
 
 
-def quantize_weight(weight: Array, granularity: Granularity, least: Array | float = 0.0) -> Array:
-    """Return ``weight`` as narrow-range int8 (−127…127) at its :func:`weight_scales`."""
-    scales = weight_scales(weight, granularity, least)
+def weight_codes(weight: Array, scales: Array, granularity: Granularity) -> Array:
+    """Return ``weight`` as narrow-range int8 (−127…127) at ``scales``: 0-D, or [channels]."""
     if isinstance(granularity, PerChannel):
         shape = [1] * weight.ndim
         shape[granularity.axis] = -1
         scales = scales.reshape(shape)
-    codes: Array = np.clip(np.rint(weight / scales), -HIGHEST, HIGHEST).astype(np.int8)
+    steps = weight / scales
+    np.rint(steps, out=steps)
+    codes: Array = np.clip(steps, -HIGHEST, HIGHEST, out=steps).astype(np.int8)
     return codes
 
 

@@ -28,14 +28,14 @@ def run_in_segments(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]
     Segments are written beside the artifact while they run, as its weights are there.
     """
     model = ir.load(path)
-    runs = list(cut(model.graph, _weight_bytes, SEGMENT_BYTES))
+    runs = list(cut(model.graph, weight_bytes, SEGMENT_BYTES))
     place = {node: index for index, run in enumerate(runs) for node in run}
     wanted = [str(value.name) for value in model.graph.outputs]
     alive = dict(inputs)
     for index, run in enumerate(runs):
         given, made = taken(run), _needed(run, index, place)
         segment = path.with_name(f"{path.stem}.{index}.segment.onnx")
-        if _weight_bytes(run[0]) > SEGMENT_BYTES and in_rows(run[0]):
+        if weight_bytes(run[0]) > SEGMENT_BYTES and in_rows(run[0]):
             alive |= _run_rows(model, run[0], segment, alive)
         else:
             alive |= _run(model, segment, given, made, alive)
@@ -57,7 +57,7 @@ def taken(run: list[ir.Node]) -> list[ir.Value]:
     return list(dict.fromkeys(value for value in read if value.producer() not in members))
 
 
-def _weight_bytes(node: ir.Node) -> int:
+def weight_bytes(node: ir.Node) -> int:
     """Return the bytes of the weights that ``node`` reads."""
     return sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
 
@@ -77,7 +77,7 @@ def _run_rows(model: ir.Model, product: ir.Node, path: Path, alive: Mapping[str,
     x, *stored = (value for value in product.inputs if value is not None)
     result, outputs = product.outputs[0], product.attributes["N"].as_int()
     pieces = []
-    for rows in spans(outputs, max(1, outputs * SEGMENT_BYTES // _weight_bytes(product))):
+    for rows in spans(outputs, max(1, outputs * SEGMENT_BYTES // weight_bytes(product))):
         given = ir.Value(name=x.name, type=x.type, shape=x.shape)
         weights = [stored_value(_rows(value.const_value, rows, outputs)) for value in stored]
         node = ir.node("MatMulNBits", [given, *weights], product.attributes, domain=product.domain)

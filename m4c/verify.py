@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from m4c.allocator import trim
 from m4c.cache import beyond_rounding, pairs, real, stored
 from m4c.errors import NumbersError
 from m4c.float_products import Ran, run_in_float
@@ -101,6 +102,7 @@ def verify(
             fix=INTEGER_FIX if precision in SQNR_FLOOR_DB else FLOAT_FIX,
         )
     if precision in INTEGER and artifact.suffix == ".tflite":
+        trim()  # what XNNPACK had packed
         check_kernels(model, artifact, inputs)
     whole = _whole(source, artifact, inputs, expected, signature) if hybrid else None
     return Verification(found, taken, expected, ran.steps, whole)

@@ -98,6 +98,18 @@ class Transposed:
     matrix: ir.TensorProtocol
 
 
+def turned(name: str, matrix: ir.TensorProtocol) -> Recipe:
+    """Return ``matrix`` turned around, as a recipe that tells it: who wants its rows can read that in parts."""
+    dims = matrix.shape.numpy()[::-1]
+    return lazy(name, matrix.dtype, dims, lambda: array(matrix).T, origin=Transposed(matrix))
+
+
+def untransposed(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+    """Return the matrix whose rows are the columns of ``tensor``, if it is known to be one turned around."""
+    origin = getattr(tensor, "origin", None)
+    return origin.matrix if isinstance(origin, Transposed) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Folded:
     """The origin of a weight that was computed from others: no tensor of the source has its values."""

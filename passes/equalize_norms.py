@@ -4,16 +4,33 @@ A norm makes all channels equally large; its scale makes them differ again, and 
 largest. The weights that read them have a scale an output channel and can carry the factors of their inputs instead.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
+from m4c.ahead import ahead
 from m4c.model import module_path
 from m4c.pipeline import Note, Pass, Result
 from m4c.rewrite import Replacement, static
-from m4c.weights import Array, array, divisible, lazy, part, register, stored, stored_value
+from m4c.weights import (
+    Array,
+    array,
+    divisible,
+    lazy,
+    part,
+    register,
+    stored,
+    stored_value,
+    stretches,
+    turned,
+    untransposed,
+)
+
+PIECE = 4 << 20
+"""Bytes of a matrix that are multiplied at once."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +139,20 @@ def _bias_of(product: ir.Node) -> ir.Node | None:
 
 def _scaled(weight: ir.Value, gamma: ir.Value) -> ir.TensorProtocol:
     """Return ``weight`` [inputs, outputs] with each row times its ``gamma``."""
-    matrix, factors = _tensor(weight), _tensor(gamma)
+    name, tensor, factors = f"{weight.name}.by.{gamma.name}", _tensor(weight), _tensor(gamma)
+    matrix = untransposed(tensor)
+    if matrix is not None:
+        return turned(name, _times(f"{name}.rows", matrix, lambda _: array(factors)))
+    return _times(name, tensor, lambda rows: array(factors)[rows, None])
+
+
+def _times(name: str, matrix: ir.TensorProtocol, factors: Callable[[slice], Array]) -> ir.TensorProtocol:
+    """Return ``matrix`` times what ``factors`` gives for some of its rows."""
+    dims = matrix.shape.numpy()
 
     def rows(wanted: slice) -> Array:
-        return np.asarray(part(matrix, wanted) * array(factors)[wanted, None])
+        return np.asarray(part(matrix, wanted) * factors(wanted))
 
-    dims = matrix.shape.numpy()
-    name = f"{weight.name}.by.{gamma.name}"
     return lazy(
         name, matrix.dtype, dims, lambda: rows(slice(0, dims[0])), rows if divisible(matrix) else None
     )
@@ -136,15 +160,21 @@ def _scaled(weight: ir.Value, gamma: ir.Value) -> ir.TensorProtocol:
 
 def _moved(weight: ir.Value, beta: ir.Value, bias: ir.Value | None) -> ir.TensorProtocol:
     """Return ``bias`` + ``beta`` · ``weight`` [outputs], float32, summed in float64."""
-    matrix, shift = _tensor(weight), _tensor(beta)
-    held = _tensor(bias) if bias is not None else None
+    tensor, shift = _tensor(weight), _tensor(beta)
+    held, matrix = _tensor(bias) if bias is not None else None, untransposed(tensor)
+
+    def product() -> Array:
+        by = array(shift).astype(np.float64)
+        if matrix is None:
+            return np.asarray(by @ array(tensor).astype(np.float64))
+        pieces = ahead(lambda rows: part(matrix, rows).astype(np.float64) @ by, stretches(matrix, PIECE))
+        return np.concatenate(list(pieces))
 
     def values() -> Array:
-        total = array(shift).astype(np.float64) @ array(matrix).astype(np.float64)
-        return np.asarray(total + (array(held) if held is not None else 0), np.float32)
+        return np.asarray(product() + (array(held) if held is not None else 0), np.float32)
 
     name = f"{bias.name if bias is not None else weight.name}.with.{beta.name}"
-    return lazy(name, ir.DataType.FLOAT, matrix.shape.numpy()[1:], values)
+    return lazy(name, ir.DataType.FLOAT, tensor.shape.numpy()[1:], values)
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

@@ -14,10 +14,12 @@ from m4c.model import fingerprint
 from m4c.numerics import sqnr
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.decompose_layer_norm import DecomposeLayerNorm
+from m4c.passes.equalize_norms import EqualizeNorms
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.pipeline import Pipeline, Result
 from m4c.quant import activations
 from m4c.scales import WIDE_KERNELS
+from m4c.weights import lazy, part, stretches, turned, untransposed
 from tests.integer_graphs import calibrated, graph, run, sealed, stored_as
 
 SQNR_FLOOR_DB = 30.0
@@ -66,6 +68,42 @@ def test_a_linear_layer_is_one_unit(rng: np.random.Generator) -> None:
         initializer(model, "b.int32").numpy() * accumulator, bias, atol=accumulator.max() / 2
     )
     assert {"w", "b"}.isdisjoint(model.graph.initializers)
+
+
+def test_a_matrix_that_was_turned_around_is_read_by_its_rows(rng: np.random.Generator) -> None:
+    """By gammas of the norm before it, too: what it is scaled by changes nothing of how it is read."""
+    outputs, inputs = 1500, 1024
+    weight, bias = normal(rng, outputs, inputs), normal(rng, outputs)
+    gamma, beta = normal(rng, inputs), normal(rng, inputs)
+    text = f"""g (float[2,{inputs}] x) => (float[2,{outputs}] y) {{
+        n = Mul(x, g) s = Add(n, be) m = MatMul(s, w) y = Add(m, b) }}"""
+    model = graph(text, w=weight.T, g=gamma, be=beta, b=bias)
+    read: list[int] = []
+
+    def some(rows: slice) -> np.ndarray:
+        read.append(rows.stop - rows.start)
+        return weight[rows]
+
+    def whole() -> np.ndarray:
+        raise AssertionError("it was read whole")
+
+    held = lazy("held", ir.DataType.FLOAT, weight.shape, whole, some)
+    model.graph.initializers["w"].const_value = turned("w", held)
+    quantized(calibrated(EqualizeNorms()(model).model))
+    codes, scales = initializer(model, "w.by.g.int8"), initializer(model, "w.by.g.scales").numpy()
+    rows = untransposed(codes)
+    assert rows is not None
+    made = np.concatenate([part(rows, stretch) for stretch in stretches(rows, 1 << 18)])
+    scaled = weight * gamma
+    np.testing.assert_array_equal(
+        scales, (np.abs(scaled).max(axis=1).astype(np.float64) / 127).astype(np.float32)
+    )
+    np.testing.assert_array_equal(made, np.rint(scaled / scales[:, None]))
+    shift = initializer(model, "b.with.be.int32").numpy() * initializer(model, "b.with.be.scales").numpy()
+    step = initializer(model, "b.with.be.scales").numpy().max()
+    np.testing.assert_allclose(shift, bias + weight @ beta, atol=0.51 * step)
+    assert max(read) * inputs * 4 <= 4 << 20
+    assert sum(read) == 3 * outputs  # for the scales, for the shift and for the codes
 
 
 def test_the_interface_keeps_its_names_and_types() -> None:
