@@ -92,7 +92,7 @@ def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> Sign
         operators=dict(sorted(operator_counts(artifact.built[name].model).items())),
         verification=VerificationRecord(
             reference=_reference(source, artifact.plan.precision),
-            inputs="the first calibration sample" if artifact.samples else "random inputs",
+            inputs=artifact.samples.verified if artifact.samples else "random inputs",
             max_absolute_error=figures.max_absolute,
             max_relative_error=figures.max_relative,
             sqnr_db=_finite(figures.sqnr_db),

@@ -8,15 +8,20 @@ import numpy as np
 
 from m4c.errors import UsageError
 from m4c.host.prepare import prepare
-from m4c.samples import open_samples
+from m4c.samples import FileSamples, open_samples
 from m4c.source import Source
 
 RANDOM = "random"
 SHOWN = 3
 """Names of inputs that a message has room for."""
 
-RANDOM_SAMPLES = 16
+RANDOM_SAMPLES = 32
 """With 4 samples the U-Net of m4-nano follows its source with 16.0 dB, with 16 with 18.4 dB, with 64 with 18.8 dB."""
+
+UNSEEN = "a sample that was not calibrated on"
+ONLY = "the only calibration sample"
+"""What an artifact was verified on."""
+
 RAW = {
     ".wav": ("log-mel", "fbank"),
     ".png": ("image",),
@@ -31,14 +36,24 @@ Sample = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples for one graph, and how the manifest describes them."""
+    """Samples for one graph, and how the manifest describes them.
+
+    ``items`` are calibrated on; ``held`` has the one that is held out for verification, unless there is only one in all.
+    """
 
     described: str
     items: Iterable[Sample]
+    held: Iterable[Sample] = ()
 
-    def first(self) -> Sample:
-        """Return the first sample."""
-        return next(iter(self.items))
+    @property
+    def verified(self) -> str:
+        """What :meth:`to_verify` returns, in words."""
+        return ONLY if next(iter(self.held), None) is None else UNSEEN
+
+    def to_verify(self) -> Sample:
+        """Return the sample that is held out, else the only one."""
+        held = next(iter(self.held), None)
+        return next(iter(self.items)) if held is None else held
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ class _Prepared:
 
 
 def samples_for(source: Source, calibration: str | None, seed: int) -> Samples:
-    """Return the calibration samples of ``source``.
+    """Return the calibration samples of ``source``; of two or more, the last by name is held out.
 
     ``calibration`` is ``random``, or a path: a file or folder that :func:`m4c.samples.open_samples` reads, or a folder of raw
     files (WAV, PNG, JPEG, CSV) for a graph with one input. A folder may have one such folder for each graph, by its name.
@@ -71,7 +86,9 @@ def samples_for(source: Source, calibration: str | None, seed: int) -> Samples:
     if calibration == RANDOM:
         items = [source.sample(seed + 1 + i) for i in range(RANDOM_SAMPLES)]
         return Samples(
-            f"random numbers ({RANDOM_SAMPLES} samples): accuracy on real inputs is unknown", items
+            f"random numbers ({RANDOM_SAMPLES} samples): accuracy on real inputs is unknown",
+            items,
+            [source.sample(seed)],
         )
     path = Path(calibration)
     if not path.exists():
@@ -83,14 +100,26 @@ def samples_for(source: Source, calibration: str | None, seed: int) -> Samples:
         path = path / source.name
     raw = _raw_files(source, path)
     if raw:
-        return Samples(f"{len(raw)} files of the user", _Prepared(source, raw))
+        used, held = _divided(raw)
+        return Samples(
+            f"{_count(used, 'file')} of the user", _Prepared(source, used), _Prepared(source, held)
+        )
     if path.is_dir() and not any(path.glob("*.npz")):
         suffixes = (*_suffixes(source), ".npz")
         raise UsageError(
             f"{path} holds no samples for {source.name}", fix=f"put files into it: {', '.join(suffixes)}"
         )
-    samples = open_samples(path)
-    return Samples(f"{len(samples)} samples of the user", samples)
+    used, held = _divided(open_samples(path).files)
+    return Samples(f"{_count(used, 'sample')} of the user", FileSamples(used), FileSamples(held))
+
+
+def _divided(files: tuple[Path, ...]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the files to calibrate on, and the one that is held out if there are several."""
+    return (files[:-1], files[-1:]) if len(files) > 1 else (files, ())
+
+
+def _count(files: tuple[Path, ...], noun: str) -> str:
+    return f"{len(files)} {noun}" + "s" * (len(files) != 1)
 
 
 def without_samples(source: Source, calibration: str | None) -> str:

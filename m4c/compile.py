@@ -200,7 +200,7 @@ def _build(
     floor = request.min_sqnr if planned.precision in {*SQNR_FLOOR_DB, *BITS} else None
     built = {}
     for name, one in sources.items():
-        inputs = samples.first() if samples else one.sample(request.seed)
+        inputs = samples.to_verify() if samples else one.sample(request.seed)
         found = verify(one, models[name], path, planned.precision, inputs, floor, name, planned.cache)
         built[name] = Built(one, models[name], found)
     return Artifact(

@@ -34,6 +34,9 @@ RANGE = "m4c.range"
 BOUNDS = "m4c.bounds"
 """Key of a range that holds by construction, written by the pass that made the value."""
 
+INSTEAD = "m4c.instead"
+"""Key of a value that may take the place of another: the name of the other."""
+
 WHOLE = "m4c.whole"
 """Key of the smallest and the largest of the whole numbers that a float input holds, separated by a space."""
 

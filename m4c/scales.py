@@ -42,6 +42,7 @@ _CALCULATED = (
     "Sub",
     "Mul",
     "ReduceMean",
+    "ReduceSum",
     "Sqrt",
     "Reciprocal",
     "Gelu",

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from m4c.observers import MinMax, Observer, Percentile
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
+from m4c.passes.choose_norms import ChooseNorms
 from m4c.passes.decompose_group_norm import DecomposeGroupNorm
 from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
 from m4c.passes.equalize_norms import EqualizeNorms
@@ -13,6 +14,7 @@ from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
 from m4c.passes.narrow_cache import NarrowCache
+from m4c.passes.offer_norms import OfferNorms
 from m4c.passes.pack_matmul import PackMatMul
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.passes.quantize_weights import QuantizeWeights
@@ -81,7 +83,9 @@ def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
         | Tabulate()
         | EqualizeNorms()
         | SplitSoftmax()
+        | OfferNorms()
         | calibrate
+        | ChooseNorms()
         | QuantizeStatic()
     )
 

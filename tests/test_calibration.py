@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m4c.calibration import RANDOM_SAMPLES, RAW, samples_for, without_samples
+from m4c.calibration import ONLY, RANDOM_SAMPLES, RAW, UNSEEN, samples_for, without_samples
 from m4c.errors import UsageError
 from m4c.host.prepare import KINDS, prepare
 from m4c.models import SUBMODELS, build
@@ -27,9 +27,10 @@ def test_random_numbers_are_said_to_be_random_and_never_the_verified_ones() -> N
     assert "random" in samples.described
     values = [sample["embedding"] for sample in samples.items]
     assert len(values) == RANDOM_SAMPLES
-    seen = {value.tobytes() for value in values} | {made.sample(3)["embedding"].tobytes()}
-    assert len(seen) == RANDOM_SAMPLES + 1
-    np.testing.assert_array_equal(samples.first()["embedding"], values[0])
+    held = samples.to_verify()["embedding"]
+    assert len({value.tobytes() for value in (*values, held)}) == RANDOM_SAMPLES + 1
+    np.testing.assert_array_equal(held, made.sample(3)["embedding"])
+    assert samples.verified == UNSEEN
 
 
 def test_int8_without_samples_is_refused() -> None:
@@ -55,12 +56,13 @@ def test_arrays_of_the_user(tmp_path: Path) -> None:
     for index in range(3):
         np.savez(tmp_path / f"{index}.npz", embedding=np.full((1, 4), index, np.float32))
     samples = samples_for(source("projection/linear"), str(tmp_path), 0)
-    assert samples.described == "3 samples of the user"
-    for _ in range(2):  # verification reads the first again
-        assert [float(s["embedding"].max()) for s in samples.items] == [0, 1, 2]
-    assert (
-        samples_for(source("projection/linear"), str(tmp_path / "1.npz"), 0).first()["embedding"].max() == 1
-    )
+    assert samples.described == "2 samples of the user"
+    for _ in range(2):  # they are read anew each time
+        assert [float(s["embedding"].max()) for s in samples.items] == [0, 1]
+        assert samples.to_verify()["embedding"].max() == 2
+    alone = samples_for(source("projection/linear"), str(tmp_path / "1.npz"), 0)
+    assert (alone.described, alone.verified) == ("1 sample of the user", ONLY)
+    assert alone.to_verify()["embedding"].max() == 1
 
 
 def test_images_are_prepared_as_at_run_time(tmp_path: Path) -> None:
@@ -70,10 +72,10 @@ def test_images_are_prepared_as_at_run_time(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / name, format="png")
     made = source("img_enc/encoder")
     samples = samples_for(made, str(tmp_path), 0)
-    assert samples.described == "2 files of the user"
+    assert samples.described == "1 file of the user"
     (port,) = made.inputs
     expected = [prepare(port.host, tmp_path / name) for name in ("a.png", "b.JPG")]
-    for sample, wanted in zip(samples.items, expected, strict=True):
+    for sample, wanted in zip((*samples.items, samples.to_verify()), expected, strict=True):
         assert sample[port.name].shape == port.shape
         np.testing.assert_array_equal(sample[port.name], wanted)
 
@@ -83,8 +85,8 @@ def test_each_graph_may_have_a_folder(tmp_path: Path) -> None:
     own.mkdir(parents=True)
     np.savez(tmp_path / "0.npz", other=np.zeros(1))
     np.savez(own / "0.npz", embedding=np.ones((1, 4), np.float32))
-    assert set(samples_for(source("projection/linear"), str(tmp_path), 0).first()) == {"embedding"}
-    assert set(samples_for(source("gen_dec/head"), str(tmp_path), 0).first()) == {"other"}
+    assert set(samples_for(source("projection/linear"), str(tmp_path), 0).to_verify()) == {"embedding"}
+    assert set(samples_for(source("gen_dec/head"), str(tmp_path), 0).to_verify()) == {"other"}
 
 
 def test_what_is_not_there_or_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_what_is_not_there_or_does_not_fit_is_refused(tmp_path: Path) -> None:
     ):
         samples_for(source("gen_dec/head"), str(tmp_path), 0)
     with pytest.raises(UsageError, match=r"sound.wav"):
-        samples_for(source("aud_i_enc/encoder"), str(tmp_path), 0).first()
+        samples_for(source("aud_i_enc/encoder"), str(tmp_path), 0).to_verify()
 
 
 def test_every_kind_of_file_is_one_that_is_prepared_and_used() -> None:

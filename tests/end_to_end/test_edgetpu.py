@@ -45,7 +45,7 @@ def test_it_follows_eager_torch(bundle: Path, name: str) -> None:
     graph = read_manifest(bundle).graph(f"img_dec/{name}")
     assert (graph.fallback, graph.precision) == (None, "int8")
     assert graph.calibration is not None
-    assert graph.calibration.startswith("random numbers (16 samples)")
+    assert graph.calibration.startswith("random numbers (32 samples)")
     assert graph.verification.sqnr_db is not None
     assert graph.verification.sqnr_db >= LEAST_DB[name]
 

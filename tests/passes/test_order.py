@@ -22,7 +22,7 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
     assert str(for_format("onnx")) == CANONICAL
     assert str(for_format("tflite")).startswith(f"{CANONICAL} | decompose-group-norm | decompose-layer-norm")
     assert str(for_int8("onnx", calibrate)).startswith(
-        f"{CANONICAL} | tabulate | equalize-norms | split-softmax | calibrate | quantize-static"
+        f"{CANONICAL} | tabulate | equalize-norms | split-softmax | offer-norms | calibrate | choose-norms | quantize-static"
     )
     assert f"{CANONICAL} | decompose-group-norm | decompose-layer-norm{{form=norm}} | tabulate | " in str(
         for_int8("tflite", calibrate)
