@@ -114,7 +114,7 @@ def _traced(graph: Graph, made: Graph, supported: list[bool]) -> Iterator[tuple[
     """Yield the nodes of ``graph`` in each NPU operator of ``made``: all that its outputs need, up to its inputs.
 
     The file does not say it of every node: what an earlier NPU operator left in scratch memory is no input. So this is asked
-    only where Vela cuts otherwise than the greedy epochs that it is documented to equal.
+    only where Vela cuts otherwise than the greedy epochs that it was seen to equal.
     """
     makers = graph.producers
     tensors: dict[str, Tensor] = {tensor.name: tensor for tensor in makers}

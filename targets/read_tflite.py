@@ -171,18 +171,18 @@ def _tensor(model: Any, found: Any, path: Path) -> Tensor:
     name = (found.Name() or b"").decode()
     shape = tuple(size if size >= 0 else f"?{axis}" for axis, size in enumerate(signature))
     buffer = model.Buffers(found.Buffer()) if found.Buffer() else None
-    start = _start(buffer) if buffer is not None else None
+    start = start_of(buffer) if buffer is not None else None
     content = None
     if start is not None and dtype in DTYPE_OF:
         content = Mapped(path, start, DTYPE_OF[dtype], sizes)
     return Tensor(name, dtype, shape, start is not None, _quantization(found.Quantization()), content)
 
 
-def _start(buffer: Any) -> int | None:
+def start_of(buffer: Any) -> int | None:
     """Return where in the file the bytes of a buffer are, None if it has none."""
     if buffer.Offset() > OFFSET_SET:
         return int(buffer.Offset())
-    if not buffer.DataLength():
+    if buffer.DataIsNone() or not buffer.DataLength():
         return None
     table = buffer._tab  # the generated accessors copy; where a vector lies, only the table tells
     return int(table.Vector(table.Offset(4)))

@@ -195,6 +195,8 @@ def loaded(folder: Path, *arguments: object) -> tuple[int, set[str]]:
         (["verify", "float"], 0),
         (["verify", "int8"], 0),
         (["report", "float"], 0),
+        (["report", "int8", "--target", "edgetpu"], 0),
+        (["report", "float", "--target", "qualcomm-htp"], 0),
         (["run", "float", "--task", "T32", "--audio", "none.wav"], 2),
     ],
 )

@@ -19,6 +19,7 @@ from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.errors import Bug
 from m4c.targets.emit_tflite.flat import Array, ByChannel, Flat, Grouped, Tensor
+from m4c.targets.read_tflite import IDENTIFIER
 from m4c.weights import array
 
 Progress = Callable[[int], None]
@@ -168,7 +169,7 @@ def _pack(contents: _Contents, inside: bool) -> bytearray:
         model.subgraphs.append(_graph(flat, contents.buffers[number]))
         model.signatureDefs.append(_signature(signature, number, flat))
     builder = flatbuffers.Builder(1 << 16)
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return bytearray(builder.Output())
 
 

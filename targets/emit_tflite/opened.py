@@ -27,13 +27,11 @@ from m4c.targets.emit_tflite.flat import (
     Grouped,
     Tensor,
 )
+from m4c.targets.read_tflite import IDENTIFIER, start_of
 from m4c.weights import Recipe, lazy
 
 DTYPE = {kind: dtype for dtype, kind in KIND.items() if dtype != ir.DataType.INT64}
 """The dtype of each TFLite type that m4c writes."""
-
-OFFSET_SET = 1
-"""Buffers with a larger offset have their data at that place of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Opened:
         self.path = path
         with path.open("rb") as file:
             self._held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if self._held[4:8] != b"TFL3":
+        if self._held[4:8] != IDENTIFIER:
             raise BundleError("this is not a TFLite file", where=str(path), fix="export the graph again")
         self._read(tfl.Model.GetRootAs(self._held, 0), signature)
 
@@ -101,7 +99,7 @@ class Opened:
         """Return a tensor as :class:`Flat` has it, its content left in the file."""
         shape = tuple(int(d) for d in found.ShapeAsNumpy()) if found.ShapeLength() else ()
         made = Tensor(found.Name().decode(), DTYPE[found.Type()], shape)
-        start = _start(model.Buffers(found.Buffer()))
+        start = start_of(model.Buffers(found.Buffer()))
         if start is not None:
             made = replace(made, content=Content(_recipe(made, Place(self.path, start))))
         quantization = found.Quantization()
@@ -170,18 +168,6 @@ def _details(quantization: Any) -> Any:
     held = quantization.Details()
     found.Init(held.Bytes, held.Pos)
     return found
-
-
-def _start(buffer: Any) -> int | None:
-    """Return where the data of a buffer begins in the file, or None if it has none."""
-    if buffer.Offset() > OFFSET_SET:
-        return int(buffer.Offset())
-    return None if buffer.DataIsNone() or not buffer.DataLength() else _vector(buffer._tab)
-
-
-def _vector(table: Any) -> int:
-    """Return where the vector of a buffer's data begins."""
-    return int(table.Vector(table.Offset(4)))
 
 
 def _recipe(tensor: Tensor, place: Place) -> Recipe:

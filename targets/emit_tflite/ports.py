@@ -9,6 +9,7 @@ from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.errors import BundleError
 from m4c.targets.emit_tflite.flat import SIGNATURE
+from m4c.targets.read_tflite import IDENTIFIER
 
 DTYPES = {
     tfl.TensorType.FLOAT32: "float32",
@@ -45,7 +46,7 @@ def read_ports(path: Path, signature: str = SIGNATURE) -> Ports:
         BundleError: if the file is not a TFLite file or lacks the signature.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
-        if held[4:8] != b"TFL3":
+        if held[4:8] != IDENTIFIER:
             raise BundleError("this is not a TFLite file", where=str(path), fix="export the graph again")
         model: Any = tfl.Model.GetRootAs(held, 0)
         found = {model.SignatureDefs(i).SignatureKey(): i for i in range(model.SignatureDefsLength())}
