@@ -27,6 +27,7 @@ from m4c.bundle import (
 from m4c.calibration import Samples, samples_for
 from m4c.checkpoints import open_checkpoint
 from m4c.errors import UnsupportedError
+from m4c.float_graphs import FloatGraphs
 from m4c.models.graph import Submodel
 from m4c.numerics import SQNR_FLOOR_DB
 from m4c.observers import NAMED, Observer
@@ -99,7 +100,7 @@ def compile_submodel(request: Request, folder: Path, name: str, progress: Progre
             *_assets(path, submodel, folder),
             *_genai(request, path, sources, folder),
         ),
-        host=submodel.host(path) if submodel.host and path and path.is_dir() else {},
+        host=submodel.facts(path),
         graphs=graphs,
     )
 
@@ -116,8 +117,9 @@ def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, li
         submodel = build(name, request.preset, path, request.context_length)
     checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
     weights = match(submodel, checkpoint)
+    facts = submodel.facts(path)
     sources = [
-        TorchSource(graph, weights, request.dynamic)
+        TorchSource(graph, weights, request.dynamic, submodel, facts)
         for graph in selected_graphs(request.submodels, submodel, request.dialect or "")
     ]
     return submodel, path, sources
@@ -137,16 +139,21 @@ def compile_sources(
     """Compile ``sources`` into the folder ``graphs`` of the bundle at ``folder``."""
     give_back()
     begin(graphs)
-    with WeightFile(graphs / "weights.bin", journaled=True) as weights:
+    with WeightFile(graphs / "weights.bin", journaled=True) as weights, FloatGraphs() as floats:
         compiled = []
         for source in sources:
-            compiled.append(compile_graph(request, source, weights, graphs, progress))
+            compiled.append(compile_graph(request, source, weights, floats, graphs, progress))
             progress.finished(source.name)
     return tuple(record_artifact(one, folder) for one in compiled)
 
 
 def compile_graph(
-    request: Request, source: Source, weights: WeightFile, folder: Path, progress: Progress
+    request: Request,
+    source: Source,
+    weights: WeightFile,
+    floats: FloatGraphs,
+    folder: Path,
+    progress: Progress,
 ) -> Artifact:
     """Compile one graph as planned, or for the CPU where its target cannot have it and a fallback is allowed.
 
@@ -161,13 +168,13 @@ def compile_graph(
             planned.fallback, where=source.name, fix="allow it with --fallback cpu, or leave it out"
         )
     try:
-        return _build(request, source, planned, weights, folder, progress)
+        return _build(request, source, planned, weights, floats, folder, progress)
     except UnsupportedError as error:
         if not allowed or planned.fallback:
             raise
         reason = f"{error.what} ({error.where})" if error.where else error.what
         fallen = replace(fall_back(reason, request), cache=planned.cache)
-        return _build(request, source, fallen, weights, folder, progress)
+        return _build(request, source, fallen, weights, floats, folder, progress)
 
 
 def _build(
@@ -175,6 +182,7 @@ def _build(
     source: Source,
     planned: Plan,
     weights: WeightFile,
+    floats: FloatGraphs,
     folder: Path,
     progress: Progress,
 ) -> Artifact:
@@ -182,9 +190,9 @@ def _build(
     sources = {name: source.sized(sizes) for name, sizes in planned.signatures.items()}
     source = next(iter(sources.values()))
     progress.stage(source.name, "capture")
-    captured = {name: one.capture() for name, one in sources.items()}
+    captured = {name: floats.capture(one) for name, one in sources.items()}
     calibrated = planned.precision in INTEGER
-    samples = samples_for(source, request.calibration, request.seed) if calibrated else None
+    samples = samples_for(source, request.calibration, request.seed, floats.open) if calibrated else None
     step = partial(progress.step, source.name)
     with tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
         given, grids = _weighed(request, source, planned, Path(workspace), progress)

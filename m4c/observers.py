@@ -84,6 +84,31 @@ class Percentile:
 
 
 @dataclass(frozen=True, slots=True)
+class Trimmed:
+    """The extremes, unless they span more than ``factor`` times what holds ``percent`` of all values: then the latter.
+
+    What stands out that far (a few tokens of a residual stream, say) would take the steps of all others; anything less is
+    worth its steps: the best of a decoder's scores are its largest values, and a percentile makes them equal.
+    """
+
+    percent: float = 99.98
+    factor: float = 4.0
+    bins: ClassVar[bool] = True
+
+    def choose(self, seen: "Watch") -> Range:
+        """Return one range or the other."""
+        low, high = Percentile(self.percent).choose(seen)
+        # Both are widened to hold 0, as a range is when it becomes a scale.
+        most = max(seen.high, 0.0) - min(seen.low, 0.0)
+        kept = max(min(high, seen.high), 0.0) - min(max(low, seen.low), 0.0)
+        return (low, high) if most > self.factor * kept else (seen.low, seen.high)
+
+    def __str__(self) -> str:
+        """Return the name and the options."""
+        return f"trimmed-{self.percent:g}-beyond-{self.factor:g}"
+
+
+@dataclass(frozen=True, slots=True)
 class MeanSquaredError:
     """The range with the least squared error in int8: what is cut off against what is rounded.
 
@@ -136,6 +161,7 @@ class Entropy:
 NAMED: Mapping[str, Observer] = {
     "minmax": MinMax(),
     "percentile": Percentile(),
+    "trimmed": Trimmed(),
     "mse": MeanSquaredError(),
     "entropy": Entropy(),
 }

@@ -37,6 +37,7 @@ class Observer(StrEnum):
 
     MINMAX = "minmax"
     PERCENTILE = "percentile"
+    TRIMMED = "trimmed"
     MSE = "mse"
     ENTROPY = "entropy"
 
@@ -121,7 +122,7 @@ Calibration = Annotated[
 ]
 Ranges = Annotated[
     Observer | None,
-    typer.Option(help="How the ranges of integers are chosen; percentile in int8, minmax in int16x8."),
+    typer.Option(help="How the ranges of integers are chosen; trimmed in int8, minmax in int16x8."),
 ]
 MinSqnr = Annotated[
     float | None,

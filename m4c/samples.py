@@ -45,6 +45,18 @@ def open_samples(path: Path) -> FileSamples:
     return FileSamples(files)
 
 
+def names_in(path: Path) -> set[str]:
+    """Return the names of the arrays in the first sample at ``path``; none if there is no sample to be read."""
+    if not path.is_file() and not (path.is_dir() and any(path.glob("*.npz"))):
+        return set()
+    first = open_samples(path).files[0]
+    try:
+        with np.load(first, allow_pickle=False) as opened:
+            return set(opened.files) if isinstance(opened, np.lib.npyio.NpzFile) else set()
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        return set()  # whoever reads the samples tells what is wrong with them
+
+
 def _read(file: Path) -> dict[str, np.ndarray]:
     """Read one file; pickled objects in it are refused, since reading them would run code."""
     try:

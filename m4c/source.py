@@ -5,7 +5,7 @@ Both can be captured to a model, make inputs for themselves, and compute the out
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from m4c.errors import UnsupportedError, UsageError
-from m4c.models.graph import Port
+from m4c.models.graph import Port, Route
 from m4c.quiet import quiet
 
 Array = np.ndarray
@@ -67,6 +67,17 @@ class Source(Protocol):
     def record(self, inputs: Mapping[str, Array], recorder: Recorder) -> None:
         """Compute the outputs and hand every value on the way to ``recorder``, under its name in the model."""
 
+    @property
+    def route(self) -> Route | None:
+        """How graphs of its sub-model follow one another, if they do."""
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """What the host knows of the sub-model beside the ports, for a route."""
+
+    def beside(self, name: str) -> "Source":
+        """Return another graph of its route, with the same numbers for the dimensions that both have."""
+
 
 @dataclass(frozen=True)
 class TorchSource:
@@ -76,6 +87,10 @@ class TorchSource:
     """A :class:`m4c.models.graph.Graph`."""
     weights: Mapping[str, ir.TensorProtocol]
     dynamic: frozenset[str] = frozenset()
+    submodel: Any = None
+    """The :class:`m4c.models.graph.Submodel` that the graph is of, where its other graphs may be asked for."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """As :meth:`m4c.models.graph.Submodel.facts` has them."""
 
     @property
     def name(self) -> str:
@@ -145,6 +160,16 @@ class TorchSource:
         from m4c.trace import trace
 
         trace(self.graph, self.weights, inputs, self.dynamic, recorder)
+
+    @property
+    def route(self) -> Route | None:
+        """That of the sub-model."""
+        return self.submodel.route if self.submodel is not None else None
+
+    def beside(self, name: str) -> "TorchSource":
+        """Return the graph of the same weights."""
+        (graph,) = (graph for graph in self.submodel.graphs if graph.name == name)
+        return replace(self, graph=graph.sized(self.sizes))
 
 
 def _fixed(port: Port, sizes: Mapping[str, int], dynamic: frozenset[str]) -> Port:
@@ -266,6 +291,19 @@ class OnnxSource:
         from m4c.trace import onnx_values
 
         onnx_values(self.path, inputs, recorder)
+
+    @property
+    def route(self) -> None:
+        """None: a file stands alone."""
+
+    @property
+    def facts(self) -> Mapping[str, object]:
+        """Nothing."""
+        return {}
+
+    def beside(self, name: str) -> "OnnxSource":
+        """Refuse: a file stands alone."""
+        raise UnsupportedError(f"{name} is no graph of this file", where=self.name)
 
     def _load(self) -> ir.Model:
         """Read the file; files of before 2019 list their initializers as inputs too, and here these are none."""

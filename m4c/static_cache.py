@@ -8,6 +8,7 @@ call returns the cache it was given with its own steps after it: these alone are
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -23,13 +24,45 @@ STEPS_AXIS = 2
 """Of caches, (batch, heads, steps, head_dim)."""
 
 
+class Stepped(Protocol):
+    """A graph whose steps are counted, of a bundle or before it is compiled."""
+
+    @property
+    def name(self) -> str:
+        """``<submodel>/<graph>``."""
+
+    @property
+    def inputs(self) -> "Sequence[Shaped]":
+        """Its inputs."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The dimensions that have names in the model and are numbers here."""
+
+
+class Shaped(Protocol):
+    """What is to be known of an input."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def dtype(self) -> str:
+        """What it takes."""
+
+    @property
+    def shape(self) -> tuple[int | str, ...]:
+        """Numbers, and names of what changes from call to call."""
+
+
 def open_decoder(folder: Path, graph: GraphRecord) -> Runner:
     """Open a graph of the bundle at ``folder``, to be run with any number of steps, and caches up to its own."""
     runners = open_runners(folder / graph.file.path, [one.signature for one in graph.signatures])
-    return StaticSteps(runners, graph) if "sequence" in graph.sizes else runners[0]
+    return StaticSteps(runners, graph.signatures) if "sequence" in graph.sizes else runners[0]
 
 
-def empty_cache(graph: GraphRecord) -> Arrays:
+def empty_cache(graph: Stepped) -> Arrays:
     """Return the inputs of ``graph`` that hold its cache, without any steps."""
     pasts = [port for port in graph.inputs if port.name.startswith("past_")]
     sizes: dict[int | str, int] = {"batch": 1, "past": 0}
@@ -39,28 +72,28 @@ def empty_cache(graph: GraphRecord) -> Arrays:
     return {p.name: np.zeros(found[p.name], np.dtype(p.dtype)) for p in pasts}
 
 
-def most_steps(graph: GraphRecord, known: int) -> int:
+def most_steps(graph: Stepped, known: int) -> int:
     """Return how many steps ``graph`` has room for, of those that its model knows."""
     return min(known, graph.sizes["past"] + 1) if "past" in graph.sizes else known
 
 
 class StaticSteps:
-    """A runner of ``graph`` that takes any number of steps, and takes and gives caches of any length.
+    """A runner of a graph that takes any number of steps, and takes and gives caches of any length.
 
     Of several signatures, each call takes the one of fewest steps that has room for all that are left, or the longest.
     """
 
-    def __init__(self, runners: Sequence[Runner], graph: GraphRecord) -> None:
-        """Wrap ``runners``, each of which takes the sizes of one signature of ``graph`` alone."""
-        pairs = zip(graph.signatures, runners, strict=True)
+    def __init__(self, runners: Sequence[Runner], signatures: Sequence[Stepped]) -> None:
+        """Wrap ``runners``, each of which takes the sizes of one of the ``signatures`` of a graph alone."""
+        pairs = zip(signatures, runners, strict=True)
         self._runners = dict(sorted((one.sizes["sequence"], runner) for one, runner in pairs))
-        self.past = graph.sizes.get("past", 0)
-        self._caches = [port.name for port in graph.inputs if port.name.startswith("past_")]
+        self.past = signatures[0].sizes.get("past", 0)
+        self._caches = [port.name for port in signatures[0].inputs if port.name.startswith("past_")]
         self._stepwise = [
             port.name
-            for port, *others in zip(*(one.inputs for one in graph.signatures), strict=True)
+            for port, *others in zip(*(one.inputs for one in signatures), strict=True)
             if len(port.shape) in (2, 3)
-            and [p.shape[1] for p in (port, *others)] == [one.sizes["sequence"] for one in graph.signatures]
+            and [p.shape[1] for p in (port, *others)] == [one.sizes["sequence"] for one in signatures]
         ]
 
     def run(self, inputs: Mapping[str, Array]) -> Arrays:

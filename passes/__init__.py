@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from m4c.observers import MinMax, Observer, Percentile
+from m4c.observers import MinMax, Observer, Trimmed
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.choose_norms import ChooseNorms
@@ -26,11 +26,12 @@ from m4c.pipeline import Pipeline
 from m4c.scales import WIDE_KERNELS
 from m4c.scheme import Given, Grids, Scheme
 
-OBSERVERS: Mapping[str, Observer] = {"int8": Percentile(99.98), "int16x8": MinMax()}
+OBSERVERS: Mapping[str, Observer] = {"int8": Trimmed(), "int16x8": MinMax()}
 """How the ranges of an integer build are chosen, by its precision.
 
-In int8, a few large values would take the steps of all others: calibrated on two sentences, Whisper tiny.en's encoder
-follows its source on a third with 8.2 dB at 99.9 %, 11.4 dB at 99.98 %, 9.4 dB at 99.99 % and 2.0 dB at 99.995 %.
+In int8, values that stand far out are given up. Calibrated on two sentences, Whisper tiny.en's encoder follows its source on
+ten with 12.6 dB on average, with 12.0 dB where every tensor has the range that holds 99.98 %, and with 2 dB where it has its
+extremes. Its decoder on a float encoder's output writes 9 of 116 words otherwise, and 33 where every tensor has that range.
 """
 
 

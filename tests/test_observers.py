@@ -17,6 +17,7 @@ from m4c.observers import (
     MinMax,
     Observer,
     Percentile,
+    Trimmed,
     Watch,
 )
 from m4c.options import Observer as Names
@@ -41,6 +42,16 @@ def test_a_percentile_cuts_both_ends(rng: np.random.Generator, scale: float) -> 
     low, high = chosen(Percentile(99), *np.split(values, 10))
     expected = np.percentile(values, [0.5, 99.5])
     np.testing.assert_allclose([low, high], expected, rtol=0.01)
+
+
+def test_only_what_stands_far_out_is_trimmed(rng: np.random.Generator) -> None:
+    bulk = rng.uniform(0, 1, 100_000)
+    for largest, expected in ((3.9, 3.9), (4.2, 1.0)):
+        low, high = chosen(Trimmed(), bulk, np.array([largest]))
+        assert low == pytest.approx(0, abs=0.01)
+        assert high == pytest.approx(expected, rel=0.01)
+    # a tensor far from 0 spans little, but its range as a scale reaches to 0
+    assert chosen(Trimmed(), bulk / 100 + 5, np.array([5.2]))[1] == pytest.approx(5.2)
 
 
 def test_the_histogram_grows_with_later_samples(rng: np.random.Generator) -> None:
@@ -178,7 +189,13 @@ def test_what_is_kept_does_not_grow_and_equal_values_give_equal_ranges(
 
 
 def test_observers_print_as_the_manifest_keeps_them() -> None:
-    assert [str(o) for o in NAMED.values()] == ["min-max", "percentile-99.98", "mse", "entropy"]
+    assert [str(o) for o in NAMED.values()] == [
+        "min-max",
+        "percentile-99.98",
+        "trimmed-99.98-beyond-4",
+        "mse",
+        "entropy",
+    ]
     assert str(Percentile(99.9)) == "percentile-99.9"
 
 

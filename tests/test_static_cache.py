@@ -54,7 +54,7 @@ class Sums:
 )
 def test_calls_of_any_number_of_steps(past: int, sequence: int, calls: list[int]) -> None:
     graph = record(past, sequence)
-    runner, cache, done = StaticSteps([Sums(graph)], graph), empty_cache(graph), 0
+    runner, cache, done = StaticSteps([Sums(graph)], graph.signatures), empty_cache(graph), 0
     for count in calls:
         steps = np.arange(done + 1, done + count + 1, dtype=np.float32)
         feeds = {
@@ -98,7 +98,7 @@ def test_a_prompt_takes_the_signature_that_has_room_for_it(steps: int, calls: tu
     runners = [Counted(view) for view in graph.signatures]
     values = np.arange(1, steps + 1, dtype=np.float32)
     feeds = {"x": values[None, :, None], "positions": positions(steps, 0), "mask": causal_mask(steps, 0)}
-    made = StaticSteps(runners, graph).run({**feeds, **empty_cache(graph)})
+    made = StaticSteps(runners, graph.signatures).run({**feeds, **empty_cache(graph)})
     np.testing.assert_array_equal(made["sum"][0, :, 0], values * (values + 1) / 2)
     np.testing.assert_array_equal(made["present_key_0"][0, 0, :, 0], values)
     assert tuple(runner.calls for runner in runners) == calls

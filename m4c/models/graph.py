@@ -1,6 +1,6 @@
 """What a sub-model is to the compiler: graphs with named, typed, explained inputs and outputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,16 @@ import onnx_ir as ir
 from torch import nn
 
 from m4c.errors import UsageError
+from m4c.static_cache import Stepped
 
 Sizes = Mapping[str, int]
 FromTokens = Callable[
     [tuple["Port", ...], Mapping[str, ir.TensorProtocol], np.ndarray], dict[str, np.ndarray]
 ]
 Sample = Callable[[np.random.Generator, Sizes], dict[str, np.ndarray]]
+Arrays = Mapping[str, np.ndarray]
+Run = Callable[[str, Arrays], dict[str, np.ndarray]]
+"""Runs a graph of a sub-model, by its name, on inputs whose caches and steps are as many as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,19 @@ class Graph:
 
 
 @dataclass(frozen=True)
+class Route:
+    """How graphs of a sub-model follow one another at run time; what one takes is made by those before it.
+
+    ``graphs`` are in the order in which they run. ``follow(run, first, facts, last)`` runs them as a route does, from the
+    inputs ``first`` of the first graph up to those calls that the graph ``last`` gets for them, and yields after each of
+    these. ``facts`` are what the host knows beside the ports: tokens that are never chosen, say.
+    """
+
+    graphs: tuple[str, ...]
+    follow: Callable[[Run, Arrays, Mapping[str, object], Stepped], Iterator[None]]
+
+
+@dataclass(frozen=True)
 class Submodel:
     """A sub-model of M4 in one preset: its torch module, its graphs, and how checkpoints name its weights.
 
@@ -141,6 +158,7 @@ class Submodel:
     ``source`` to the key that stores the same weight, as checkpoints hold only one of them.
     ``assets`` are files beside the weights that the bundle carries for the host, such as a tokenizer; ``host`` reads, from
     the folder of the weights, facts that the host needs and the manifest carries, such as tokens never to choose.
+    ``route`` tells what graphs take that no file of a user holds: the values that others give.
     """
 
     name: str
@@ -152,6 +170,11 @@ class Submodel:
     tied: Mapping[str, str] = field(default_factory=dict)
     assets: tuple[str, ...] = ()
     host: Callable[[Path], dict[str, object]] | None = None
+    route: Route | None = None
+
+    def facts(self, weights: Path | None) -> dict[str, object]:
+        """Return what the host needs to know beside the ports, from the folder of the ``weights`` if there is one."""
+        return self.host(weights) if self.host and weights is not None and weights.is_dir() else {}
 
     def graphs_for(self, dialect: str = "") -> "tuple[Graph, ...]":
         """Return the graphs to be exported in ``dialect``: those made for it, or, where there are none, those made for any."""

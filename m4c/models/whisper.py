@@ -6,16 +6,19 @@ go to another processor at another precision.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, WhisperConfig, WhisperForConditionalGeneration
 
+from m4c.host.greedy import decode, numbers
 from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps, static_steps
-from m4c.models.graph import Graph, GraphModule, Port, Sizes, Submodel
+from m4c.models.graph import Arrays, Graph, GraphModule, Port, Route, Run, Sizes, Submodel
+from m4c.static_cache import Stepped, empty_cache, most_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +125,30 @@ def build(name: str, config: WhisperSizes) -> Submodel:
             attn_implementation="eager",
         )
     ).eval()
+    graphs = (_encoder(source, config), _cross(source, config), _decoder(source, config))
     return Submodel(
         name=name,
         source=source,
-        graphs=(_encoder(source, config), _cross(source, config), _decoder(source, config)),
+        graphs=graphs,
         licence="MIT (OpenAI Whisper)",
         tied={"proj_out.weight": "model.decoder.embed_tokens.weight"},
         assets=("tokenizer.json",),
         host=decoding_facts,
+        route=Route(tuple(graph.name for graph in graphs), partial(_transcribe, _host(config))),
     )
+
+
+def _transcribe(
+    host: Mapping[str, object], run: Run, first: Arrays, facts: Mapping[str, object], last: Stepped
+) -> Iterator[None]:
+    """Write down the sound ``first`` as speech recognition does: a :class:`m4c.models.graph.Route`."""
+    heard = run("aud_i_enc/cross", run("aud_i_enc/encoder", first))
+    if last.name == "aud_i_enc/decoder":
+        limit = most_steps(last, numbers(host, "max_tokens")[0])
+        step = partial(run, last.name)
+        for _ in decode(step, heard, empty_cache(last), {**host, **facts, "max_tokens": limit}):
+            yield
+    yield  # the only call of another graph, or that of the decoder which gave the end token
 
 
 def decoding_facts(folder: Path) -> dict[str, object]:
@@ -191,6 +209,18 @@ def _cross(source: nn.Module, config: WhisperSizes) -> Graph:
     return Graph("aud_i_enc/cross", _Cross(source), (states,), outputs, sample)
 
 
+def _host(config: WhisperSizes) -> dict[str, object]:
+    """Return what the host must know of tokens, as the manifest has it."""
+    return {
+        "kind": config.tokenizer,
+        **({"asset": "tokenizer.json"} if config.tokenizer == "json-tokenizer" else {}),
+        "start": list(config.start),
+        "end": config.end,
+        "max_tokens": config.max_tokens,
+        "first_timestamp": config.first_timestamp,
+    }
+
+
 def _decoder(source: nn.Module, config: WhisperSizes) -> Graph:
     past = _kv(config, "past", "past", "tokens decoded before")
     cross = _kv(config, "cross", config.frames // 2, "made by aud_i_enc/cross")
@@ -199,14 +229,7 @@ def _decoder(source: nn.Module, config: WhisperSizes) -> Graph:
         "int64",
         ("batch", "sequence"),
         "token ids to decode now: the start tokens first, then the token chosen last",
-        host={
-            "kind": config.tokenizer,
-            **({"asset": "tokenizer.json"} if config.tokenizer == "json-tokenizer" else {}),
-            "start": list(config.start),
-            "end": config.end,
-            "max_tokens": config.max_tokens,
-            "first_timestamp": config.first_timestamp,
-        },
+        host=_host(config),
     )
     inputs = (
         tokens,

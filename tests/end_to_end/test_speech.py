@@ -93,7 +93,7 @@ def test_the_text_is_what_was_said(truth: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the real model for the Edge TPU, calibrated on the recordings: the encoder is fully integer."""
+    """Export the real model for the Edge TPU, calibrated on the recordings: all three graphs are fully integer."""
     out = tmp_path_factory.mktemp("speech") / "int8"
     m4c(
         *("export", "aud_i_enc", "--preset", "m4", "--weights", str(WEIGHTS)),
@@ -102,23 +102,29 @@ def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_int8_encoder_is_integer_throughout(int8_bundle: Path) -> None:
-    encoder = read_manifest(int8_bundle).graph("aud_i_enc/encoder")
-    assert (encoder.format, encoder.precision, encoder.processor) == ("tflite", "int8", "edgetpu")
-    border = [port.quantization for port in (*encoder.inputs, *encoder.outputs)]
-    assert [stored["dtype"] for stored in border if stored] == ["int8", "int8"]
-    assert "DEQUANTIZE" not in of_file(int8_bundle / encoder.file.path).counts
-    assert encoder.verification.sqnr_db is not None
-    assert encoder.verification.sqnr_db >= 10
+@pytest.mark.parametrize(
+    ("name", "made_of"),
+    [("encoder", ""), ("cross", ", as aud_i_enc/encoder"), ("decoder", ", as aud_i_enc/encoder")],
+)
+def test_int8_is_integer_throughout(int8_bundle: Path, name: str, made_of: str) -> None:
+    graph = read_manifest(int8_bundle).graph(f"aud_i_enc/{name}")
+    assert (graph.format, graph.precision, graph.processor) == ("tflite", "int8", "edgetpu")
+    assert graph.calibration is not None
+    assert graph.calibration.startswith(f"1 file of the user{made_of}")
+    floats = [port for port in (*graph.inputs, *graph.outputs) if port.dtype == "float32"]
+    assert floats
+    assert all(port.quantization and port.quantization["dtype"] == "int8" for port in floats)
+    assert "DEQUANTIZE" not in of_file(int8_bundle / graph.file.path).counts
+    assert graph.verification.sqnr_db is not None
+    assert graph.verification.sqnr_db >= {"encoder": 12, "cross": 24, "decoder": 13}[name]
 
 
-def test_what_stays_on_the_cpu_says_why(int8_bundle: Path) -> None:
+def test_a_cache_keeps_its_scale_from_call_to_call(int8_bundle: Path) -> None:
     decoder = read_manifest(int8_bundle).graph("aud_i_enc/decoder")
-    assert (decoder.format, decoder.processor) == ("onnx", "cpu")
-    inputs = f"tokens, positions, mask and {len(decoder.inputs) - 3} more"
-    assert decoder.fallback == (
-        f"there are no calibration samples of its inputs ({inputs}), which no file of a user holds"
-    )
+    scales = {port.name: port.quantization for port in (*decoder.inputs, *decoder.outputs)}
+    pasts = [name for name in scales if name.startswith("past_")]
+    assert len(pasts) == 8
+    assert all(scales[name] == scales[name.replace("past", "present")] for name in pasts)
 
 
 @pytest.mark.parametrize("name", SPOKEN)

@@ -9,10 +9,11 @@ import pytest
 from m4c.bundle import Manifest, read_manifest
 from m4c.compile import compile_bundle
 from m4c.errors import BundleError, UsageError
+from m4c.host.greedy import decode
 from m4c.host.wav import write_wav
 from m4c.progress import Silent
 from m4c.request import Request
-from m4c.routes.transcribe import decode, transcribe
+from m4c.routes.transcribe import transcribe
 from m4c.targets.profile import load_target
 
 Array = np.ndarray
@@ -45,7 +46,7 @@ class Parrot:
 
 
 def decoded(parrot: Parrot, **facts: object) -> list[int]:
-    return list(decode(parrot, HEARD, dict(PAST), {**FACTS, **facts}))
+    return list(decode(parrot.run, HEARD, dict(PAST), {**FACTS, **facts}))
 
 
 def test_it_stops_at_the_end_token() -> None:
