@@ -19,6 +19,7 @@ import torch
 from m4c.blockwise import BlockwiseWeight
 from m4c.eager import linear
 from m4c.errors import NumbersError
+from m4c.layout import restored
 from m4c.read_back_tflite import factor
 from m4c.runners import TfliteRunner
 from m4c.runs import cut
@@ -58,7 +59,7 @@ def run_in_float(
     check: bool = False,
     signature: str = SIGNATURE,
 ) -> Ran:
-    """Return the outputs of the artifact at ``path`` by name; ``recorder`` hears what pieces make, by the tensors' names.
+    """Return the outputs of the artifact at ``path`` by name; ``recorder`` hears what pieces make, by the names of the values.
 
     ``check``: hold LiteRT's kernel of every product against the product.
 
@@ -87,7 +88,7 @@ def run_in_float(
                     steps = found if steps is None else max(steps, found)
             for index in {i for operator in run for i in operator.outputs} & alive.keys():
                 if recorder is not None:
-                    recorder(opened.tensors[index].name, alive[index])
+                    recorder(*restored(opened.tensors[index].name, alive[index]))
             for index in [i for i in alive if last.get(i, -1) <= number and i not in wanted]:
                 del alive[index]
     return Ran({name: alive[index] for name, index in opened.outputs.items()}, steps)

@@ -9,13 +9,13 @@ nothing adds up.
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from m4c.allocator import trim
 from m4c.errors import NumbersError
+from m4c.layout import restored
 from m4c.model import module_path
 from m4c.runners import TfliteRunner
 from m4c.segments import run_in_segments
@@ -63,15 +63,14 @@ def _computed(model: ir.Model, artifact: Path, inputs: Mapping[str, Array]) -> d
     """Run ``artifact`` and return its integer tensors by the names of the codes in ``model``."""
     runner = TfliteRunner(artifact, keep_all=True)
     runner.run(inputs)
-    details = {detail["name"]: detail for detail in runner.interpreter.get_tensor_details()}
+    held = dict(restored(detail["name"], value) for detail, value in runner.tensors())
     found = {}
     for node in model.graph:
         if node.op_type == "QuantizeLinear":
-            name = str(node.outputs[0].name)
-            detail: Any = details.get(name) or details.get(name.removesuffix(".codes"))
-            dtype = node.outputs[0].dtype
-            if detail is not None and dtype is not None and detail["dtype"] == dtype.numpy():
-                found[name] = runner.interpreter.get_tensor(detail["index"])
+            name, dtype = str(node.outputs[0].name), node.outputs[0].dtype
+            value = held.get(name, held.get(name.removesuffix(".codes")))
+            if value is not None and dtype is not None and value.dtype == dtype.numpy():
+                found[name] = np.ascontiguousarray(value)
     return found
 
 

@@ -13,6 +13,7 @@ import torch
 
 from m4c.capture import SOURCE, capture, inner_name, translate
 from m4c.eager import as_torch
+from m4c.layout import restored
 from m4c.models.graph import Graph
 from m4c.repeat import is_deep, stamped_names
 
@@ -123,10 +124,10 @@ def onnx_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> 
 def tflite_values(
     path: Path, inputs: Mapping[str, Array], recorder: Recorder, signature: str | None = None
 ) -> None:
-    """Run a TFLite file keeping every tensor; integer tensors are told as the float numbers that they stand for."""
+    """Run a TFLite file keeping every tensor; integers are told as the floats that they stand for, in the model's layout."""
     from m4c.runners import TfliteRunner, from_stored
 
     runner = TfliteRunner(path, keep_all=True, signature=signature)
     runner.run(inputs)
     for detail, value in runner.tensors():
-        recorder(detail["name"], from_stored(value, detail))
+        recorder(*restored(detail["name"], from_stored(value, detail)))

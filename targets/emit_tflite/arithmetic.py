@@ -121,7 +121,7 @@ def clip(at: Lowering, unit: Unit) -> None:
     affine = at.affine(source)
     with at.result(output, affine) as target:
         for code, bound in steps:
-            made = target if (code, bound) == steps[-1] else at.like("low", at.shape(output), source)
+            made = target if (code, bound) == steps[-1] else at.like("low", at.extent(output), source)
             at.emit(code, [source, _scalar(at, bound, affine)], [made], tfl.MaximumMinimumOptionsT())
             source = made
 
@@ -153,7 +153,7 @@ def whole(at: Lowering, unit: Unit) -> None:
         return
     source = at.read(value)
     with at.result(output) as target:
-        made = at.like("whole", at.shape(output), source)
+        made = at.like("whole", at.extent(output), source)
         at.emit(Op.ROUND, [source], [made])
         options = tfl.CastOptionsT()
         options.inDataType, options.outDataType = at.flat.tensors[made].kind, at.flat.tensors[target].kind
@@ -166,8 +166,9 @@ def quantize(at: Lowering, unit: Unit) -> None:
     carrier = at.plan.carrier.get(value)
     if carrier is output:
         return
-    source = at.place(value if carrier is None else carrier)
-    at.emit(Op.QUANTIZE, [source], [at.place(output)])
+    source = at.place(value if carrier is None else carrier, at.layout)
+    with at.result(output) as target:
+        at.emit(Op.QUANTIZE, [source], [target])
 
 
 def fixed(at: Lowering, source: int, writes: Writes | None) -> Affine | None:

@@ -1,10 +1,11 @@
 """Operators on images and signals: convolution and resizing.
 
-ONNX keeps channels second, TFLite last: each is wrapped in transpositions, which a pass may cancel. A signal [N, C, L] is
-an image of height 1.
+ONNX keeps channels second, TFLite last: each reads and writes values in that layout. A signal [N, C, L] is an image of
+height 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
+from m4c.layout import channels_last
 from m4c.targets.emit_tflite.linear import bias_type, biased
 from m4c.targets.emit_tflite.lowering import Array, Lowering
 from m4c.targets.emit_tflite.units import Unit
@@ -52,7 +54,7 @@ def conv(at: Lowering, unit: Unit) -> None:
         )
     groups = int(unit.attribute("group", 1))
     depthwise = groups > 1 and groups == x[1]
-    source = channels_last(at, at.read(unit.input(0)), "in")
+    source = as_image(at, unit.input(0))
     if depthwise and at.flat.tensors[source].dtype == ir.DataType.INT16:
         raise at.refuse("a depthwise convolution of int16 wants an int64 bias", "quantize its input to int8")
     weight = _weight(at, unit, depthwise)
@@ -64,13 +66,10 @@ def conv(at: Lowering, unit: Unit) -> None:
     if padding is None:
         source, padding = _padded(at, source, window), int(tfl.Padding.VALID)
     output = unit.outputs[0]
-    n, c, *size = at.shape(output)
     options = _options(window, padding, w[0] // x[1] if depthwise else None, bias_type(at, source))
     code = Op.DEPTHWISE_CONV_2D if depthwise else Op.CONV_2D
-    with at.result(output) as target:
-        made = at.like("nhwc", (n, *image(size), c), target)
+    with at.result(output, layout=channels_last(len(x))) as target, from_image(at, target) as made:
         at.emit(code, [source, weight, bias], [made], options)
-        channels_first(at, made, target)
 
 
 def resize(at: Lowering, unit: Unit) -> None:
@@ -88,13 +87,10 @@ def resize(at: Lowering, unit: Unit) -> None:
             f"{mode} with {', '.join(rounding)} from {list(x)} to {list(y)}",
             "resize images [N, C, H, W] to the nearest value by whole factors of height and width",
         )
-    source = channels_last(at, at.read(unit.input(0)), "in")
-    affine = at.affine(source)
-    with at.result(unit.outputs[0], affine) as target:
-        made = at.like("nhwc", (y[0], y[2], y[3], y[1]), target)
+    source = as_image(at, unit.input(0))
+    with at.result(unit.outputs[0], at.affine(source), channels_last(4)) as target:
         options = tfl.ResizeNearestNeighborOptionsT()
-        at.emit(Op.RESIZE_NEAREST_NEIGHBOR, [source, at.ints(y[2:])], [made], options)
-        channels_first(at, made, target)
+        at.emit(Op.RESIZE_NEAREST_NEIGHBOR, [source, at.ints(y[2:])], [target], options)
 
 
 def image(size: Sequence[int]) -> Pair:
@@ -102,22 +98,25 @@ def image(size: Sequence[int]) -> Pair:
     return (1, size[0]) if len(size) == 1 else (size[0], size[1])
 
 
-def channels_last(at: Lowering, source: int, name: str) -> int:
-    """Return tensor ``source`` as [N, H, W, C]."""
-    n, c, *size = at.flat.tensors[source].shape
-    perm = (0, 2, 1) if len(size) == 1 else (0, 2, 3, 1)
-    made = at.like(f"{name}.last", (n, *size, c), source)
-    at.emit(Op.TRANSPOSE, [source, at.ints(perm)], [made], tfl.TransposeOptionsT())
-    return reshaped(at, made, (n, *image(size), c), f"{name}.nhwc") if len(size) == 1 else made
+def as_image(at: Lowering, value: ir.Value) -> int:
+    """Return the tensor of ``value`` with its channels last: an image as it is, a signal [N, C, L] as one of height 1."""
+    source = at.read(value, channels_last(len(at.shape(value))))
+    shape = at.flat.tensors[source].shape
+    return source if len(shape) > 3 else reshaped(at, source, (shape[0], 1, *shape[1:]), "image")
 
 
-def channels_first(at: Lowering, source: int, target: int) -> None:
-    """Write tensor ``source`` [N, H, W, C] into ``target``, which has the channels second."""
-    n, c, *size = at.flat.tensors[target].shape
-    perm = (0, 2, 1) if len(size) == 1 else (0, 3, 1, 2)
-    if len(size) == 1:
-        source = reshaped(at, source, (n, *size, c), "nlc")
-    at.emit(Op.TRANSPOSE, [source, at.ints(perm)], [target], tfl.TransposeOptionsT())
+@contextmanager
+def from_image(at: Lowering, target: int) -> Iterator[int]:
+    """Yield the tensor to write an image into that becomes ``target``: itself, or what a RESHAPE makes a signal of."""
+    shape = at.flat.tensors[target].shape
+    if len(shape) > 3:
+        yield target
+        return
+    made = at.like("image", (shape[0], 1, *shape[1:]), target)
+    yield made
+    options = tfl.ReshapeOptionsT()
+    options.newShape = list(shape)
+    at.emit(Op.RESHAPE, [made, at.ints(shape)], [target], options)
 
 
 def reshaped(at: Lowering, source: int, shape: Sequence[int], name: str) -> int:

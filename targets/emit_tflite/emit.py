@@ -10,7 +10,7 @@ from m4c.targets.emit_tflite.file import Progress, write
 from m4c.targets.emit_tflite.flat import SIGNATURE, Codes, Flat
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.quantization import plan
-from m4c.targets.emit_tflite.table import EMIT, INTEGER, MIXED
+from m4c.targets.emit_tflite.table import CHANNELS_LAST, EMIT, FOLLOWS, INTEGER, MIXED
 from m4c.targets.emit_tflite.units import Unit, units
 
 
@@ -44,13 +44,25 @@ def lower(model: ir.Model, codes: Codes | None = None) -> Flat:
             fix="a graph that returns its inputs needs no file",
         )
     flat = Flat(graph.name or "main", codes={} if codes is None else codes)
-    at = Lowering(flat, plan(graph, pieces, INTEGER, MIXED), pieces[0])
+    at = Lowering(flat, plan(graph, pieces, INTEGER, MIXED), pieces[0], _towards(graph))
     flat.inputs = [(value.name or "", at.port(value)) for value in graph.inputs]
     for unit in pieces:
-        at.unit = unit
+        at.begin(unit, unit.operator in FOLLOWS)
         EMIT[unit.operator](at, unit)
     flat.outputs = [(value.name or "", at.port(value)) for value in graph.outputs]
     return flat
+
+
+def _towards(graph: ir.Graph) -> frozenset[ir.Value]:
+    """Return what goes into operators that want channels last, through those that take any layout or hand theirs on."""
+    through = FOLLOWS | {"DequantizeLinear", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+    found: set[ir.Value] = set()
+    for node in reversed(graph):
+        if node.op_type in CHANNELS_LAST:
+            found |= {value for value in node.inputs[:1] if value is not None}
+        elif node.op_type in through and not found.isdisjoint(node.outputs):
+            found |= {value for value in node.inputs if value is not None}
+    return frozenset(found)
 
 
 def _known(unit: Unit) -> None:

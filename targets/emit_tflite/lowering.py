@@ -1,12 +1,16 @@
 """What emit functions work with: tensors for IR values, constants, scratch tensors, operators.
 
 The one idea: a function asks :meth:`Lowering.read` for the tensor of an input and writes within :meth:`Lowering.result`;
-whether the tensors are float or integer, and what has to be converted around the operator, is decided here.
+whether the tensors are float or integer, what has to be converted around the operator, and in which layout the values lie
+(:mod:`m4c.layout`), is decided here. A transposition is an operator of the file only where a value is read in another layout
+than it was made in.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +19,13 @@ from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.blockwise import BlockwiseWeight
 from m4c.errors import UnsupportedError
+from m4c.layout import Layout, extended, laid_out, named, plain, runs
 from m4c.model import module_path
 from m4c.targets.emit_tflite.flat import Affine, ByChannel, Content, Flat, Grouped, Tensor
 from m4c.targets.emit_tflite.quantization import Plan
 from m4c.targets.emit_tflite.units import Unit, behind
 from m4c.targets.emit_tflite.versions import version
-from m4c.weights import Transposed, array, is_weight, small
+from m4c.weights import Transposed, array, is_weight, small, stored
 
 Array = np.ndarray
 Op = tfl.BuiltinOperator
@@ -37,8 +42,13 @@ class Lowering:
     flat: Flat
     plan: Plan
     unit: Unit
-    _values: dict[ir.Value, int] = field(default_factory=dict)
-    _floats: dict[ir.Value, int] = field(default_factory=dict)
+    towards: frozenset[ir.Value] = frozenset()
+    """What goes into operators that want channels last, through others that take any layout."""
+    layout: Layout | None = None
+    """The layout of all that the unit reads and writes, where the operator takes any; None is the model's own."""
+    _values: dict[ir.Value, dict[Layout, int]] = field(default_factory=dict)
+    """By layout: the tensors of each value; it was made in the first."""
+    _floats: dict[tuple[ir.Value, Layout], int] = field(default_factory=dict)
     _layouts: dict[tuple[str, str], int] = field(default_factory=dict)
     _constants: dict[tuple[str, tuple[int, ...], bytes, Affine | None], int] = field(default_factory=dict)
 
@@ -70,14 +80,48 @@ class Lowering:
         """Return the tensor that stands for ``value`` at the border of the graph: the int8 one if there is one."""
         return self.place(self.plan.carrier.get(value, value))
 
-    def read(self, value: ir.Value) -> int:
-        """Return the tensor that the unit reads for ``value``; a float unit gets a carried value dequantized."""
-        carrier = self.plan.carrier.get(value)
+    def begin(self, unit: Unit, follows: bool) -> None:
+        """Go on to ``unit``, whose operator takes any layout if it ``follows`` what it reads: the one that moves least."""
+        self.unit, self.layout = unit, None
+        computed = [v for v in unit.inputs if v is not None and not stored(behind(v))]
+        if not follows or not computed:
+            return
+        rank = max(len(self.shape(v)) for v in unit.inputs if v is not None)
+        known = [v for v in unit.outputs if v.shape is not None]
+        whole = max((*known, *computed), key=lambda v: (len(self.shape(v)), self._size(v)))
+        made = {plain(rank): None}
+        for value in sorted(computed, key=self._size):
+            layout = extended(self.home(value), rank)
+            if _alike(self.shape(whole), layout) or not _alike(self.shape(value), layout):
+                made[layout] = None
+        self.layout = min(reversed(made), key=partial(self._moved_size, computed))
+
+    def home(self, value: ir.Value) -> Layout:
+        """Return the layout that ``value`` was made in."""
+        held = self._values.get(self.plan.carrier.get(value, value))
+        return next(iter(held)) if held else plain(len(self.shape(value)))
+
+    def axis(self, axis: int) -> int:
+        """Return the place of an axis of the model in the layout of the unit; a negative one counts from the last."""
+        if self.layout is None:
+            return axis % len(self.shape(self.unit.input(0)))
+        return self.layout.index(axis % len(self.layout))
+
+    def extent(self, value: ir.Value) -> tuple[int, ...]:
+        """Return the shape of ``value`` in the layout of the unit."""
+        return laid_out(self.shape(value), self._fitting(value))
+
+    def read(self, value: ir.Value, layout: Layout | None = None) -> int:
+        """Return the tensor that the unit reads for ``value``; a float unit gets a carried value dequantized.
+
+        It lies in ``layout``, else in that of the unit.
+        """
+        carrier, layout = self.plan.carrier.get(value), layout or self._fitting(value)
         if carrier is None:
-            return self.place(value)
+            return self.place(value, layout)
         if not self.integer:
-            return self._dequantized(value, carrier)
-        index = self.place(carrier)
+            return self._dequantized(value, carrier, layout)
+        index = self.place(carrier, layout)
         scales = self.affine(index)
         if scales is not None and not scales.per_tensor:
             raise self.refuse(
@@ -86,19 +130,27 @@ class Lowering:
             )
         return index
 
-    def place(self, value: ir.Value) -> int:
-        """Return the tensor of exactly this value, made at its first use."""
-        if value not in self._values:
-            name = self.plan.names.get(value, value.name or "")
-            content = None
+    def place(self, value: ir.Value, layout: Layout | None = None) -> int:
+        """Return the tensor of exactly this value in ``layout``, else the model's own; made at its first use."""
+        layout = layout or plain(len(self.shape(value)))
+        held = self._values.setdefault(value, {})
+        if value.const_value is None and not held:
+            self._make(value, plain(len(self.shape(value))))
+        if layout not in held:
             if value.const_value is not None:
-                content = Content(_checked(value))
-            dtype = value.dtype
-            if dtype is None:
-                raise _untyped(value)
-            made = Tensor(name, dtype, _static_shape(value), self.plan.affine.get(value), content)
-            self._values[value] = self.flat.tensor(made)
-        return self._values[value]
+                self._make(value, layout)
+            else:
+                held[layout] = self._moved(value, layout)
+        return held[layout]
+
+    def stand_for(self, value: ir.Value, source: int, layout: Layout) -> None:
+        """Let tensor ``source`` be the result ``value`` in ``layout``, rescaled where the model wants another scale."""
+        target, affine = self.plan.carrier.get(value, value), self.affine(source)
+        wanted = self.plan.affine.get(target)
+        if affine is None or wanted is None or same(affine, wanted):
+            self._values[target] = {layout: source}
+        else:
+            self.emit(Op.QUANTIZE, [source], [self._make(target, layout)])
 
     def wanted(self, value: ir.Value) -> Affine | None:
         """Return the quantization that the model gives to a result of the unit, None if it is float."""
@@ -109,18 +161,20 @@ class Lowering:
         return self.flat.tensors[index].affine
 
     @contextmanager
-    def result(self, value: ir.Value, affine: Affine | None = None) -> Iterator[int]:
-        """Yield the tensor to write ``value`` into.
+    def result(
+        self, value: ir.Value, affine: Affine | None = None, layout: Layout | None = None
+    ) -> Iterator[int]:
+        """Yield the tensor to write ``value`` into: in ``layout``, else in that of the unit.
 
         ``affine`` is what the kernel writes if it has no choice (its input's scale, or a fixed one); where the model
         wants another scale, a QUANTIZE after the operator gives it.
         """
-        target = self.place(self.plan.carrier[value]) if value in self.plan.carrier else self.place(value)
+        target = self._make(self.plan.carrier.get(value, value), layout or self._fitting(value))
         wanted = self.affine(target)
         if affine is None or wanted is None or same(affine, wanted):
             yield target
             return
-        between = self.scratch(f"{value.name}.unscaled", _static_shape(value), affine)
+        between = self.scratch(f"{value.name}.unscaled", self.flat.tensors[target].shape, affine)
         yield between
         self.emit(Op.QUANTIZE, [between], [target])
 
@@ -226,26 +280,104 @@ class Lowering:
             )
         return replace(scales, axis=axes[1])
 
-    def _dequantized(self, value: ir.Value, carrier: ir.Value) -> int:
-        if value not in self._floats:
+    def _fitting(self, value: ir.Value) -> Layout:
+        """Return the layout of ``value`` in the unit: its own axes only, if it is one number or lies as the model has it."""
+        rank = len(self.shape(value))
+        if self.layout in (None, plain(len(self.layout or ()))) or not rank:
+            return plain(rank)
+        assert self.layout is not None
+        return plain(rank) if stored(behind(value)) and self._size(value) == 1 else self.layout
+
+    def _size(self, value: ir.Value) -> int:
+        return math.prod(self.shape(value))
+
+    def _moved_size(self, values: Sequence[ir.Value], layout: Layout) -> int:
+        """Return how many numbers are moved to read ``values`` in ``layout``."""
+        return sum(self._size(v) for v in values if not self._lies(v, layout))
+
+    def _lies(self, value: ir.Value, layout: Layout) -> bool:
+        """Return whether ``value`` can be read in ``layout`` without moving numbers."""
+        shape = self.shape(value)
+        held = self._values.get(self.plan.carrier.get(value, value)) or {plain(len(shape)): 0}
+        return any(runs(shape, known) == runs(shape, layout) for known in held)
+
+    def _make(self, value: ir.Value, layout: Layout) -> int:
+        """Add the tensor of ``value`` in ``layout``, stored if the value is."""
+        shape, content = self.shape(value), None
+        name = named(self.plan.names.get(value, value.name or ""), len(shape), layout)
+        if value.const_value is not None:
+            content = Content(_checked(value), _view(shape, layout))
+        if value.dtype is None:
+            raise _untyped(value)
+        made = Tensor(name, value.dtype, laid_out(shape, layout), self.plan.affine.get(value), content)
+        index = self.flat.tensor(made)
+        self._values.setdefault(value, {})[layout] = index
+        return index
+
+    def _moved(self, value: ir.Value, layout: Layout) -> int:
+        """Return a tensor of the computed ``value`` in ``layout``, moved from one that it has."""
+        shape, held = self.shape(value), self._values[value]
+        alike = [known for known in held if runs(shape, known) == runs(shape, layout)]
+        home = (alike or list(held))[0]
+        source = held[home]
+        if alike or len(home) < len(layout):
+            home = layout if alike else extended(home, len(layout))
+            source = self._reshaped(value, source, home)
+        if home == layout:
+            return source
+        target = self._make(value, layout)
+        if len(layout) > 6:
+            raise self.refuse(
+                f"{value.name} has {len(layout)} dimensions, LiteRT transposes up to 6",
+                "merge dimensions that stay together",
+            )
+        perm = self.ints([home.index(axis) for axis in layout])
+        self.emit(Op.TRANSPOSE, [source, perm], [target], tfl.TransposeOptionsT())
+        return target
+
+    def _reshaped(self, value: ir.Value, source: int, layout: Layout) -> int:
+        """Return tensor ``source`` of ``value`` in a ``layout`` that only has dimensions of 1 elsewhere."""
+        target = self._make(value, layout)
+        options = tfl.ReshapeOptionsT()
+        options.newShape = list(self.flat.tensors[target].shape)
+        self.emit(Op.RESHAPE, [source, self.ints(options.newShape)], [target], options)
+        return target
+
+    def _dequantized(self, value: ir.Value, carrier: ir.Value, layout: Layout) -> int:
+        key = (value, layout)
+        if key not in self._floats:
             name = value.name or ""
             if self.plan.names.get(carrier) == name:
                 name += ".float"  # the carrier has the name: it is the graph's output
+            name = named(name, len(self.shape(value)), layout)
             if carrier.dtype == ir.DataType.INT32:
                 raise self.refuse(
                     f"{value.name} is an int32 bias of a float computation",
                     "quantize the input and the output of the operator too, or leave its bias float",
                 )
-            source = self.place(carrier)
-            self._floats[value] = self.scratch(name, _static_shape(carrier))
-            self.emit(Op.DEQUANTIZE, [source], [self._floats[value]])
-        return self._floats[value]
+            source = self.place(carrier, layout)
+            self._floats[key] = self.scratch(name, self.flat.tensors[source].shape)
+            self.emit(Op.DEQUANTIZE, [source], [self._floats[key]])
+        return self._floats[key]
 
 
 def same(one: Affine, other: Affine) -> bool:
     """Return whether two quantizations are equal once their scales are float32."""
     scales = np.array(one.scale, np.float32), np.array(other.scale, np.float32)
     return (one.dtype, one.zero_point) == (other.dtype, other.zero_point) and np.array_equal(*scales)
+
+
+def _alike(shape: Sequence[int], layout: Layout) -> bool:
+    """Return whether a value of ``shape`` has the same bytes in ``layout`` as in the model's own."""
+    return runs(shape, layout) == runs(shape, plain(len(layout)))
+
+
+def _view(shape: Sequence[int], layout: Layout) -> Callable[[Array], Array] | None:
+    """Return what puts a stored array into ``layout``, None where it is the model's own."""
+    if layout == plain(len(shape)):
+        return None
+    whole = laid_out(shape, plain(len(layout)))
+    return lambda held: held.reshape(whole).transpose(layout)
 
 
 def _static_shape(value: ir.Value) -> tuple[int, ...]:

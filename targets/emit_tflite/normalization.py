@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
+from m4c.layout import plain, without
 from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit, Writes, fixed
 from m4c.targets.emit_tflite.flat import Affine
 from m4c.targets.emit_tflite.lowering import Lowering
@@ -25,18 +26,21 @@ def reduce(code: int, *, keeps_scale: bool = False) -> Emit:
         rank = len(at.shape(unit.input(0)))
         held = unit.optional(1)
         axes = unit.attribute("axes", None) if held is None else at.values(held, "the axes").tolist()
+        axes = [axis % rank for axis in (axes or range(rank))]
         options = tfl.ReducerOptionsT()
         options.keepDims = bool(unit.attribute("keepdims", 1))
-        source = at.read(unit.input(0))
-        where = at.ints([axis % rank for axis in (axes or range(rank))])
-        with at.result(unit.outputs[0], at.affine(source) if keeps_scale else None) as target:
+        source, layout = at.read(unit.input(0)), at.layout
+        where = at.ints(sorted(at.axis(axis) for axis in axes))
+        if layout is not None and not options.keepDims:
+            layout = without(layout, axes)
+        with at.result(unit.outputs[0], at.affine(source) if keeps_scale else None, layout) as target:
             at.emit(code, [source, where], [target], options)
 
     return emit
 
 
 def softmax(at: Lowering, unit: Unit) -> None:
-    """Softmax is SOFTMAX, which works along the last axis: for another, between two transpositions."""
+    """Softmax is SOFTMAX, which works along the last axis: another one is made the last."""
     options = tfl.SoftmaxOptionsT()
     options.beta = 1.0
     _along_last(at, unit, int(unit.attribute("axis", -1)), Op.SOFTMAX, options, LOGISTIC)
@@ -89,20 +93,13 @@ def shape_of(at: Lowering, index: int) -> tuple[int, ...]:
 
 def _along_last(at: Lowering, unit: Unit, axis: int, code: int, options: Any, writes: Writes) -> None:
     """Emit an operator that works along the last axis for one that may work along another."""
-    output = unit.outputs[0]
-    source, shape = at.read(unit.input(0)), at.shape(output)
-    last = len(shape) - 1
-    with at.result(output, fixed(at, source, writes)) as target:
-        if axis % len(shape) == last:
-            at.emit(code, [source], [target], options)
-            return
-        perm = list(range(len(shape)))
-        perm[axis], perm[last] = perm[last], perm[axis]
-        swapped = [shape[d] for d in perm]
-        last_in, last_out = at.like("in", swapped, source), at.like("out", swapped, target)
-        at.emit(Op.TRANSPOSE, [source, at.ints(perm)], [last_in], tfl.TransposeOptionsT())
-        at.emit(code, [last_in], [last_out], options)
-        at.emit(Op.TRANSPOSE, [last_out, at.ints(perm)], [target], tfl.TransposeOptionsT())
+    rank, home = len(at.shape(unit.outputs[0])), at.home(unit.input(0))
+    axis %= rank
+    swapped = tuple(rank - 1 if d == axis else axis if d == rank - 1 else d for d in range(rank))
+    layout = next(made for made in (home, plain(rank), swapped) if made[-1] == axis)
+    source = at.read(unit.input(0), layout)
+    with at.result(unit.outputs[0], fixed(at, source, writes), layout) as target:
+        at.emit(code, [source], [target], options)
 
 
 def _standardized(at: Lowering, x: int, epsilon: float) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
+from m4c.layout import plain, reshaped
 from m4c.targets.emit_tflite.arithmetic import rescaled
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.units import Unit
@@ -17,27 +18,38 @@ Op = tfl.BuiltinOperator
 
 def reshape(at: Lowering, unit: Unit) -> None:
     """Reshape (and Squeeze, Unsqueeze, Flatten) is RESHAPE to the shape that inference found."""
-    shape = at.shape(unit.outputs[0])
-    options = tfl.ReshapeOptionsT()
-    options.newShape = list(shape)
-    moved(at, unit, Op.RESHAPE, [at.ints(shape)], options)
+    value, output = unit.input(0), unit.outputs[0]
+    before, layout = at.shape(value), at.home(value)
+    wanted = output in at.towards or layout != plain(len(before))
+    after = reshaped(before, layout, at.shape(output), last=wanted)
+    if after is None:
+        layout, after = plain(len(before)), plain(len(at.shape(output)))
+    source = at.read(value, layout)
+    with at.result(output, at.affine(source), after) as target:
+        options = tfl.ReshapeOptionsT()
+        options.newShape = list(at.flat.tensors[target].shape)
+        at.emit(Op.RESHAPE, [source, at.ints(options.newShape)], [target], options)
 
 
 def transpose(at: Lowering, unit: Unit) -> None:
-    """Transpose is TRANSPOSE, of up to six dimensions."""
-    rank = len(at.shape(unit.input(0)))
+    """Transpose is TRANSPOSE, of up to six dimensions; near convolutions it only says how its result lies."""
+    value, output = unit.input(0), unit.outputs[0]
+    layout, rank = at.home(value), len(at.shape(value))
+    perm = list(unit.attribute("perm", reversed(range(rank))))
+    if not output.is_graph_output() and (output in at.towards or layout != plain(rank)):
+        at.stand_for(output, at.read(value, layout), tuple(perm.index(axis) for axis in layout))
+        return
     if rank > 6:
         raise at.refuse(
             f"it has {rank} dimensions, LiteRT transposes up to 6", "merge dimensions that stay together"
         )
-    perm = unit.attribute("perm", list(reversed(range(rank))))
     moved(at, unit, Op.TRANSPOSE, [at.ints(perm)], tfl.TransposeOptionsT())
 
 
 def concat(at: Lowering, unit: Unit) -> None:
     """Concat is CONCATENATION; int8 operands of other scales are rescaled to the result's."""
     options = tfl.ConcatenationOptionsT()
-    options.axis = int(unit.attribute("axis", 0)) % len(at.shape(unit.outputs[0]))
+    options.axis = at.axis(int(unit.attribute("axis", 0)))
     sources = [at.read(unit.input(index)) for index in range(len(unit.inputs))]
     with at.result(unit.outputs[0]) as target:
         parts = [rescaled(at, source, target, f"part{i}") for i, source in enumerate(sources)]
@@ -46,7 +58,7 @@ def concat(at: Lowering, unit: Unit) -> None:
 
 def slice_(at: Lowering, unit: Unit) -> None:
     """Slice with constant bounds and step 1 is SLICE."""
-    shape = at.shape(unit.input(0))
+    shape = at.extent(unit.input(0))
     starts = at.values(unit.input(1), "the start")
     axes_value, steps_value = unit.optional(3), unit.optional(4)
     axes = range(starts.size) if axes_value is None else at.values(axes_value, "the axis").tolist()
@@ -55,9 +67,10 @@ def slice_(at: Lowering, unit: Unit) -> None:
     at.values(unit.input(2), "the end")
     begin = [0] * len(shape)
     for axis, start in zip(axes, starts.tolist(), strict=True):
-        size = shape[axis]
-        begin[axis] = min(max(start + size if start < 0 else start, 0), size)
-    _cut(at, unit, begin, at.shape(unit.outputs[0]))
+        place = at.axis(axis)
+        size = shape[place]
+        begin[place] = min(max(start + size if start < 0 else start, 0), size)
+    _slice(at, at.read(unit.input(0)), begin, at.extent(unit.outputs[0]), unit.outputs[0])
 
 
 def gather(at: Lowering, unit: Unit) -> None:
@@ -90,12 +103,11 @@ def expand(at: Lowering, unit: Unit) -> None:
 
 def split(at: Lowering, unit: Unit) -> None:
     """Split is one SLICE for each part, so that each may have its own scale afterwards."""
-    shape = at.shape(unit.input(0))
-    axis = int(unit.attribute("axis", 0)) % len(shape)
+    shape, axis = at.shape(unit.input(0)), at.axis(int(unit.attribute("axis", 0)))
     start = 0
     for output in unit.outputs:
         begin = [start if d == axis else 0 for d in range(len(shape))]
-        size = at.shape(output)
+        size = at.extent(output)
         _slice(at, at.read(unit.input(0)), begin, size, output)
         start += size[axis]
 
@@ -108,12 +120,9 @@ def moved(at: Lowering, unit: Unit, code: int, rest: Sequence[int], options: Any
 
 
 def _cut(at: Lowering, unit: Unit, begin: Sequence[int], size: Sequence[int]) -> None:
-    """Emit SLICE, and RESHAPE where the result has fewer dimensions than the slice."""
+    """Emit SLICE and RESHAPE: the result has fewer dimensions than the slice."""
     source, output = at.read(unit.input(0)), unit.outputs[0]
     shape = at.shape(output)
-    if tuple(size) == shape:
-        _slice(at, source, begin, size, output)
-        return
     options = tfl.ReshapeOptionsT()
     options.newShape = list(shape)
     with at.result(output, at.affine(source)) as target:

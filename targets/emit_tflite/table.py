@@ -131,3 +131,37 @@ MIXED = frozenset(
     | {"Sigmoid", "Slice", "Split", "Squeeze", "Tanh", "Transpose", "Unsqueeze", "Where"}
 )
 """Operators that are rescaled to the width of their result; the kernels of all others read and write one width."""
+
+CHANNELS_LAST = frozenset({"Conv", "Resize"})
+"""Operators that want the channels of images last."""
+
+FOLLOWS = frozenset(
+    {"Abs", "Add", "And", "Cast", "Clip", "Concat", "Cos", "Div", "Equal", "Exp", "Gelu", "Greater"}
+    | {
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "Pow",
+        "QuantizeLinear",
+    }
+    | {
+        "Reciprocal",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceSum",
+        "Relu",
+        "Round",
+        "Rsqrt",
+        "Sigmoid",
+        "Sin",
+        "Slice",
+    }
+    | {"Split", "Sqrt", "Square", "Sub", "Tanh", "Where"}
+)
+"""Operators that take any layout, one for all that they read and write."""
