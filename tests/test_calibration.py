@@ -212,8 +212,8 @@ def test_samples_of_the_user_for_a_later_graph_are_taken_instead(
     speech: Mapping[str, TorchSource], recordings: Path
 ) -> None:
     cross = speech["aud_i_enc/cross"]
-    states = {port.name: np.full(port.shape, 3, np.float32) for port in cross.inputs}
-    np.savez(recordings / "own.npz", **states)
+    (port,) = cross.inputs
+    np.savez(recordings / "own.npz", states=np.full([int(size) for size in port.shape], 3, np.float32))
     assert given(cross, str(recordings / "own.npz"), 0).to_verify()["states"].min() == 3
     own = recordings / "aud_i_enc" / "cross"
     own.mkdir(parents=True)
@@ -224,7 +224,8 @@ def test_samples_of_the_user_for_a_later_graph_are_taken_instead(
 def test_arrays_of_the_first_graph_are_followed_too(
     speech: Mapping[str, TorchSource], tmp_path: Path
 ) -> None:
-    np.savez(tmp_path / "0.npz", **speech["aud_i_enc/encoder"].sample(0))
+    (heard,) = speech["aud_i_enc/encoder"].sample(0).values()
+    np.savez(tmp_path / "0.npz", mel=heard)
     with FloatGraphs() as floats:
         samples = samples_for(speech["aud_i_enc/cross"], str(tmp_path), 0, floats.open)
         assert [set(sample) for sample in samples.items] == [{"states"}]

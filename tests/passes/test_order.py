@@ -29,7 +29,10 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
         in str(for_int8("tflite", calibrate))
     )
     wide = str(for_int16x8("tflite", calibrate))
-    assert "| decompose-group-norm{exact=True} | decompose-layer-norm{form=product} | tabulate | calibrate" in wide
+    assert (
+        "| decompose-group-norm{exact=True} | decompose-layer-norm{form=product} | tabulate | calibrate"
+        in wide
+    )
     assert wide.endswith("quantize-static{wide=all}")
 
 
