@@ -77,12 +77,14 @@ def reshaped(shape: Sequence[int], layout: Layout, target: Sequence[int], *, las
             return made
     distances = [int(np.prod(target[axis + 1 :], dtype=np.int64)) for axis in range(rank)]
     chosen: list[int] = []
-    left = list(range(rank))
+    left = list(range(rank))  # in the end, what has one index: it may lie anywhere
     for count, distance in order:
         inside = [
             axis
             for axis in left
-            if distance <= distances[axis] and distances[axis] * target[axis] <= count * distance
+            if target[axis] > 1
+            and distance <= distances[axis]
+            and distances[axis] * target[axis] <= count * distance
         ]
         chosen += inside
         left = [axis for axis in left if axis not in inside]

@@ -40,15 +40,13 @@ def canonical() -> Pipeline:
     return Pipeline((Simplify(), Canonicalize(), FoldWeights(), Simplify(), Canonicalize()))
 
 
-def for_format(
-    file_format: str, layer_norm: Form = "mean", dialect: str = "standard", *, rounded: bool = False
-) -> Pipeline:
+def for_format(file_format: str, layer_norm: Form = "mean", dialect: str = "standard") -> Pipeline:
     """Return canonical passes, then those that decompose what the format has no operator for: all of a float build.
 
-    An ONNX build keeps its norms, in float. What is ``rounded`` afterwards is computed in few steps.
+    An ONNX build keeps its norms, in float.
     """
     if file_format == "tflite":
-        return canonical() | DecomposeGroupNorm(rounded) | DecomposeLayerNorm(layer_norm)
+        return canonical() | DecomposeGroupNorm() | DecomposeLayerNorm(layer_norm)
     return canonical() if dialect == "standard" else canonical() | FuseAttention() | FuseNorms()
 
 
@@ -82,7 +80,7 @@ def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipe
 def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
     """Return the passes of a static int8 build."""
     return (
-        for_format(file_format, "norm", rounded=True)
+        for_format(file_format, "norm")
         | Tabulate()
         | EqualizeNorms()
         | SplitSoftmax()
@@ -100,4 +98,4 @@ def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:
     kernels are too coarse, or there are none. Whisper tiny.en's encoder has 31.5 dB, and 23.3 dB if they do not.
     """
     wide = QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
-    return for_format(file_format, "product", rounded=True) | Tabulate() | calibrate | wide
+    return for_format(file_format, "product") | Tabulate() | calibrate | wide

@@ -8,6 +8,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.bundle import read_manifest
+from tests.end_to_end.channels import check
 from tests.end_to_end.command import m4c
 
 INTEGERS = {tfl.TensorType.INT8, tfl.TensorType.INT32}
@@ -48,6 +49,11 @@ def test_it_follows_eager_torch(bundle: Path, name: str) -> None:
     assert graph.calibration.startswith("random numbers (32 samples)")
     assert graph.verification.sqnr_db is not None
     assert graph.verification.sqnr_db >= LEAST_DB[name]
+
+
+@pytest.mark.parametrize(("name", "convolutions"), [("unet", 65), ("vae_encoder", 19)])
+def test_nothing_is_transposed_between_convolutions(bundle: Path, name: str, convolutions: int) -> None:
+    check((bundle / f"graphs/img_dec/{name}.tflite").read_bytes(), convolutions)
 
 
 def test_the_step_of_the_diffusion_is_a_number_to_count_with(bundle: Path) -> None:
