@@ -22,7 +22,10 @@ SHOWN = 3
 RANDOM_SAMPLES = 32
 """With 4 samples the U-Net of m4-nano follows its source with 16.0 dB, with 16 with 18.4 dB, with 64 with 18.8 dB."""
 
-UNSEEN = "a sample that was not calibrated on"
+RANDOM_HELD = 4
+"""Random samples that are held out."""
+
+UNSEEN = "samples that were not calibrated on"
 ONLY = "the only calibration sample"
 """What an artifact was verified on."""
 
@@ -51,7 +54,7 @@ Open = Callable[[Source], Runner]
 class Samples:
     """Samples for one graph, and how the manifest describes them.
 
-    ``items`` are calibrated on; ``held`` has the one that is held out for verification, unless there is only one in all.
+    ``items`` are calibrated on; ``held`` are held out for verification, unless there is only one in all.
     """
 
     described: str
@@ -60,14 +63,15 @@ class Samples:
 
     @property
     def verified(self) -> str:
-        """What :meth:`to_verify` returns, in words."""
+        """What :attr:`to_verify` are, in words."""
         from_where = "the last call along the route from " if isinstance(self.items, _Followed) else ""
         return from_where + (UNSEEN if len(self.held) else ONLY)
 
-    def to_verify(self) -> Sample:
-        """Return the sample that is held out, else the only one; along a route, its last call, where caches are fullest."""
+    @property
+    def to_verify(self) -> Iterable[Sample]:
+        """The samples that are held out, else the only one; along a route, its last call alone, where caches are fullest."""
         chosen = self.held if len(self.held) else self.items
-        return chosen.last_of_first() if isinstance(chosen, _Followed) else next(iter(chosen))
+        return [chosen.last_of_first()] if isinstance(chosen, _Followed) else chosen
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,10 @@ def samples_for(source: Source, calibration: str | None, seed: int, open_float: 
         return Samples(
             f"random numbers ({RANDOM_SAMPLES} samples): accuracy on real inputs is unknown",
             items,
-            [source.sample(seed)],
+            [
+                source.sample(seed),
+                *(source.sample(seed + 1 + RANDOM_SAMPLES + i) for i in range(RANDOM_HELD - 1)),
+            ],
         )
     path = Path(calibration)
     if not path.exists():

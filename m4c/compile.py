@@ -28,6 +28,7 @@ from m4c.calibration import Samples, samples_for
 from m4c.checkpoints import open_checkpoint
 from m4c.errors import UnsupportedError
 from m4c.float_graphs import FloatGraphs
+from m4c.held_out import typical
 from m4c.models.graph import Submodel
 from m4c.numerics import SQNR_FLOOR_DB
 from m4c.observers import NAMED, Observer
@@ -208,8 +209,10 @@ def _build(
     floor = request.min_sqnr if planned.precision in {*SQNR_FLOOR_DB, *BITS} else None
     built = {}
     for name, one in sources.items():
-        inputs = samples.to_verify() if samples else one.sample(request.seed)
-        found = verify(one, models[name], path, planned.precision, inputs, floor, name, planned.cache)
+        inputs, pooled = (
+            typical(one, path, samples.to_verify) if samples else (one.sample(request.seed), None)
+        )
+        found = verify(one, models[name], path, planned.precision, inputs, floor, name, planned.cache, pooled)
         built[name] = Built(one, models[name], found)
     return Artifact(
         planned,

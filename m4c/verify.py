@@ -60,13 +60,15 @@ def verify(
     min_sqnr: float | None = None,
     signature: str = SIGNATURE,
     cache: str = "float32",
+    pooled: Difference | None = None,
 ) -> Verification:
     """Compare ``artifact`` with ``source`` on ``inputs``; ``model`` is what the artifact was emitted from.
 
     ``signature`` is which one of a TFLite file is compared. ``min_sqnr`` (dB) replaces the floor of an integer
     ``precision``. Of a TFLite file in integers, every kernel is held against its node too. Where the artifact stores its
     caches in ``cache``, the source takes the same rounded ones, and may differ from what is returned by the rounding of new
-    steps.
+    steps. ``pooled`` are the figures over several samples, where ``inputs`` are one of them: they are held to the same and are
+    those that count.
 
     Raises:
         NumbersError: if they differ by more than ``precision`` allows, naming the first node that does; if the artifact
@@ -95,6 +97,7 @@ def verify(
     if lost is not None:
         found = replace(found, sqnr_db=lost)
     held = held_to(precision, cache)
+    found = found if pooled is None or not found.within(held, min_sqnr) else pooled
     if not found.within(held, min_sqnr):
         raise NumbersError(
             f"{source.name} differs from its source: {found}, allowed is {found.allowed(held, min_sqnr)}",

@@ -57,7 +57,7 @@ def test_the_record_of_an_int8_bundle(int8_bundle: Path) -> None:
     assert (graph.format, graph.precision, graph.processor) == ("tflite", "int8", "edgetpu")
     assert graph.calibration is not None
     assert "random" in graph.calibration
-    assert graph.verification.inputs == "a sample that was not calibrated on"
+    assert graph.verification.inputs == "samples that were not calibrated on"
     assert graph.verification.allowed == "SQNR of at least 10 dB"
     facts = graph.inputs[0].quantization
     assert facts is not None

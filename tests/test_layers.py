@@ -20,8 +20,8 @@ LAYERS = (
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",
     "operator_reports",
-    "read_back read_back_tflite float_products float_graphs request staging resources memory_limit kernels verify artifact "
-    "genai compile selftest routes terminal",
+    "read_back read_back_tflite float_products float_graphs request staging resources memory_limit kernels held_out verify "
+    "artifact genai compile selftest routes terminal",
     "options cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
