@@ -4,8 +4,9 @@
 matrix is quantized a stretch of rows at a time, when it is written, and never held whole.
 """
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -282,6 +283,31 @@ def stacked(parts: list[BlockwiseWeight]) -> BlockwiseWeight:
     shape, steps = (ends[-1], parts[0].shape[1]), min(part.step for part in parts)
     made = BlockwiseWeight("+".join(part.name for part in parts), shape, parts[0].grid, rows, step=steps)
     made.parts = tuple(parts)
+    return made
+
+
+PIECE = re.compile(r"(.+)\[(\d+):(\d+)\]")
+"""The name of rows of a matrix that are stored by themselves."""
+
+
+def piece(name: str, rows: slice) -> str:
+    """Return the name of ``rows`` of the matrix ``name``."""
+    return f"{name}[{rows.start}:{rows.stop}]"
+
+
+def whole(found: Iterable[BlockwiseWeight]) -> list[BlockwiseWeight]:
+    """Return the matrices that ``found`` are, with all pieces of one put together again."""
+    made: list[BlockwiseWeight] = []
+    pieces: dict[str, dict[int, BlockwiseWeight]] = {}
+    for weight in found:
+        match = PIECE.fullmatch(weight.name)
+        if match is None:
+            made.append(weight)
+        else:
+            pieces.setdefault(match[1], {})[int(match[2])] = weight
+    for name, held in pieces.items():
+        joined = stacked([held[start] for start in sorted(held)])
+        made.append(BlockwiseWeight(name, joined.shape, joined.grid, joined.rows, step=joined.step))
     return made
 
 

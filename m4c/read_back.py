@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 
 from m4c import read_back_tflite
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles
+from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles, whole
 from m4c.rewrite import PARTS, attribute
 from m4c.targets.emit_tflite import SIGNATURE
 from m4c.weights import Array, Recipe, array
@@ -22,12 +22,12 @@ def read_back(path: Path, signature: str = SIGNATURE) -> dict[str, Recipe]:
     """
     if path.suffix == ".tflite":
         return read_back_tflite.read_back(path, signature)
-    found: dict[str, Recipe] = {}
+    found: list[BlockwiseWeight] = []
     for node in ir.load(path).graph:
         if node.op_type == "MatMulNBits":
             weight = _packed(node)
             if PARTS in node.metadata_props:
-                found |= _parts(node, weight)
+                found += _parts(node, weight)
                 continue
         elif node.op_type == "DequantizeLinear" and _stored(node.inputs[0]) is not None:
             weight = _turned(node)
@@ -35,20 +35,20 @@ def read_back(path: Path, signature: str = SIGNATURE) -> dict[str, Recipe]:
             weight = _table(node)
         else:
             continue
-        found[weight.name] = weight.dequantized()
-    return found
+        found.append(weight)
+    return {weight.name: weight.dequantized() for weight in whole(found)}
 
 
-def _parts(node: ir.Node, whole: BlockwiseWeight) -> dict[str, Recipe]:
+def _parts(node: ir.Node, product: BlockwiseWeight) -> list[BlockwiseWeight]:
     """Return the matrices of a product that multiplies by several at once."""
-    found, end = {}, 0
+    found, end = [], 0
     for name, outputs in json.loads(node.metadata_props[PARTS]).items():
         begin, end = end, end + outputs
 
         def rows(span: slice, begin: int = begin) -> Blocks:
-            return whole.rows(slice(begin + span.start, begin + span.stop))
+            return product.rows(slice(begin + span.start, begin + span.stop))
 
-        found[name] = BlockwiseWeight(name, (outputs, whole.shape[1]), whole.grid, rows).dequantized()
+        found.append(BlockwiseWeight(name, (outputs, product.shape[1]), product.grid, rows))
     return found
 
 

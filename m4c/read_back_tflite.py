@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles
+from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles, whole
 from m4c.targets.emit_tflite.flat import SIGNATURE, ByChannel, Grouped
 from m4c.targets.emit_tflite.opened import Opened
 from m4c.weights import Array, Recipe, array, part
@@ -21,7 +21,7 @@ def read_back(path: Path, signature: str = SIGNATURE) -> dict[str, Recipe]:
     makers = {index: operator for operator in opened.operators for index in operator.outputs}
     found = [factor(opened, operator, makers) for operator in opened.operators]
     found += [_table(opened, operator, makers) for operator in opened.operators]
-    return {weight.name: weight.dequantized() for weight in found if weight is not None}
+    return {weight.name: weight.dequantized() for weight in whole(w for w in found if w is not None)}
 
 
 def factor(opened: Opened, operator: Any, makers: dict[int, Any]) -> BlockwiseWeight | None:

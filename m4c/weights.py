@@ -111,6 +111,14 @@ def untransposed(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Sliced:
+    """The origin of a matrix that is ``rows`` of another, as the products of queries, keys and values share one."""
+
+    matrix: ir.TensorProtocol
+    rows: slice
+
+
+@dataclass(frozen=True, slots=True)
 class Folded:
     """The origin of a weight that was computed from others: no tensor of the source has its values."""
 

@@ -18,7 +18,20 @@ from m4c.model import fresh_name, module_path, value_names
 from m4c.passes.properties import typed
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.rewrite import attribute, static
-from m4c.weights import Array, Folded, Transposed, array, is_weight, lazy, register, stored, stored_value
+from m4c.weights import (
+    Array,
+    Folded,
+    Sliced,
+    Transposed,
+    array,
+    is_weight,
+    lazy,
+    part,
+    register,
+    small,
+    stored,
+    stored_value,
+)
 
 SHARED_BYTES = 1 << 16
 """A weight that is stored anyhow is folded only into results up to this size: the rest would be stored twice."""
@@ -195,14 +208,35 @@ def _fold(graph: ir.Graph, node: ir.Node, taken: set[str]) -> Note:
         made = evaluate(*(array(t) if t is not None else None for t in tensors))
         return np.asarray(made, dtype=dtype.numpy())
 
-    value = register(graph, stored_value(lazy(name, dtype, shape, read, origin=_origin(node))))
+    origin = _origin(node)
+    rows = (lambda wanted: _rows_of(origin, wanted)) if isinstance(origin, Sliced) else None
+    value = register(graph, stored_value(lazy(name, dtype, shape, read, rows, origin)))
     output.replace_all_uses_with(value)
     return Note(module_path(node), f"{node.op_type} became part of the weight {name}")
 
 
-def _origin(node: ir.Node) -> Transposed | Folded:
-    """Return whether the result is a matrix turned around, or something that is no tensor of the source."""
+def _origin(node: ir.Node) -> Transposed | Sliced | Folded:
+    """Return whether the result is a matrix turned around, rows of a matrix, or no tensor of the source."""
     tensor = node.inputs[0].const_value if node.inputs[0] is not None else None
-    if node.op_type == "Transpose" and tensor is not None and len(tensor.shape) == 2:
+    if tensor is None or len(tensor.shape) != 2:
+        return Folded()
+    if node.op_type == "Transpose":
         return Transposed(tensor)
-    return Folded()
+    rows = _sliced_rows(node, tensor.shape.numpy()[0]) if node.op_type == "Slice" else None
+    return Folded() if rows is None else Sliced(tensor, rows)
+
+
+def _sliced_rows(node: ir.Node, count: int) -> slice | None:
+    """Return which of ``count`` rows a Slice takes, if it takes consecutive rows and nothing else."""
+    starts, ends, axes, steps = (small(value) for value in (*node.inputs[1:], None, None)[:4])
+    if starts is None or ends is None or axes is None or axes.tolist() != [0]:
+        return None
+    if steps is not None and steps.tolist() != [1]:
+        return None
+    return slice(*_clamped(int(starts[0]), int(ends[0]), 1, count).indices(count)[:2])
+
+
+def _rows_of(origin: Sliced, wanted: slice) -> Array:
+    """Return some of the rows that were sliced, reading no others."""
+    first = origin.rows.start
+    return part(origin.matrix, slice(first + wanted.start, first + wanted.stop))

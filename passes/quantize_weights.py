@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, Method
+from m4c.blockwise import Blocks, BlockwiseWeight, Grid, Method, piece
 from m4c.errors import UnsupportedError
 from m4c.model import module_path
 from m4c.pipeline import Note, Pass, Result
@@ -15,6 +15,7 @@ from m4c.rewrite import Replacement, attribute
 from m4c.scheme import LEAST_OUTPUTS, LITERT_GROUPS, METHODS, Given, Grids, Scheme
 from m4c.weights import (
     Folded,
+    Sliced,
     Transposed,
     divisible,
     is_weight,
@@ -40,7 +41,8 @@ class QuantizeWeights(Pass):
     Before: ``MatMul(x, W)``. After: ``MatMul(x, DequantizeLinear(codes, scales[, zeros], axis=0, block_size=g))``; for a table
     ``DequantizeLinear(Gather(codes, ids), Gather(scales, ids), axis=-1)``. A matrix that is on a grid already, in the
     checkpoint or by a calibrated method (``given``), keeps its codes. Only tensors of the source are rounded, stored outputs
-    first: an artifact is verified against the source with its rounded weights, and what was folded has no place there.
+    first: an artifact is verified against the source with its rounded weights, and what was folded has no place there. Rows
+    of one matrix that several products share, as queries, keys and values do, are stored as one piece each.
     """
 
     scheme: Scheme
@@ -54,13 +56,13 @@ class QuantizeWeights(Pass):
         """Rewrite each node that reads a matrix."""
         changes: list[Note] = []
         misses: list[Note] = []
-        tied = _tied(model.graph)
+        tied, shared = _tied(model.graph), _in_pieces(model.graph)
         for node in list(model.graph):
             where, note, reason = module_path(node), None, KEPT
             if any(value is not None and (_source(value) in tied or _shared(value)) for value in node.inputs):
                 reason = TIED
             elif node.op_type == "MatMul" and _matrix(node.inputs[1]):
-                note = self._multiplication(node)
+                note = self._multiplication(node, shared)
             elif node.op_type == "Gather" and _matrix(node.inputs[0]) and attribute(node, "axis", 0) == 0:
                 note = self._table(node)
             elif node.op_type in CONVOLUTIONS and node.inputs[1] is not None and is_weight(node.inputs[1]):
@@ -73,12 +75,12 @@ class QuantizeWeights(Pass):
             ir.passes.common.RemoveUnusedNodesPass()(model)
         return Result(model, modified=bool(changes), changes=tuple(changes), misses=tuple(misses))
 
-    def _multiplication(self, node: ir.Node) -> Note | None:
+    def _multiplication(self, node: ir.Node, shared: set[str]) -> Note | None:
         """Quantize the right operand of a MatMul."""
         x, turned = node.inputs
         assert x is not None
         assert turned is not None
-        weight = self._weight(turned)
+        weight = self._weight(turned, shared)
         if weight is None:
             return None
         edit = Replacement(node)
@@ -118,20 +120,30 @@ class QuantizeWeights(Pass):
         edit.finish(edit.op("DequantizeLinear", [gathered, factors], placed, shape=shape))
         return Note(module_path(node), f"{weight.name} is {grid}")
 
-    def _weight(self, value: ir.Value) -> BlockwiseWeight | None:
-        """Return the matrix (outputs, inputs) whose transpose is ``value``, on its grid; None if it stays float."""
+    def _weight(self, value: ir.Value, shared: set[str]) -> BlockwiseWeight | None:
+        """Return the matrix (outputs, inputs) whose transpose is ``value``, on its grid; None if it stays float.
+
+        ``shared`` are the names of matrices that may be stored in pieces.
+        """
         turned = getattr(value.const_value, "origin", None)
         if not isinstance(turned, Transposed):
             return None
         matrix = turned.matrix
         packed = getattr(matrix, "origin", None)
+        name = str(matrix.name)
+        if isinstance(packed, Sliced):
+            name = str(packed.matrix.name)
+            return self._rounded(matrix, name, piece(name, packed.rows)) if name in shared else None
         if isinstance(packed, Folded | Transposed):
             return None
-        name = str(matrix.name)
         if isinstance(packed, BlockwiseWeight):
             return _for_litert(packed) if self.scheme.litert else packed
         if name in self.given:
             return self.given[name]
+        return self._rounded(matrix, name, name)
+
+    def _rounded(self, matrix: ir.TensorProtocol, name: str, stored: str) -> BlockwiseWeight | None:
+        """Return ``matrix`` on the grid that the scheme has for ``name``, as the weight ``stored``; None if it stays float."""
         outputs, inputs = matrix.shape.numpy()
         grid = self.grids.get(name) or self.scheme.grid(name, inputs)
         if grid is None:
@@ -140,7 +152,7 @@ class QuantizeWeights(Pass):
             grid = self.scheme.of(8, inputs)
         rows = Rounded(matrix, grid, self.scheme.rounding)
         return BlockwiseWeight(
-            name, (outputs, inputs), grid, rows, step=None if divisible(matrix) else outputs
+            stored, (outputs, inputs), grid, rows, step=None if divisible(matrix) else outputs
         )
 
 
@@ -163,6 +175,28 @@ def _tied(graph: ir.Graph) -> set[str]:
     tables = {_source(n.inputs[0]) for n in graph if n.op_type == "Gather" and _matrix(n.inputs[0])}
     factors = {_source(n.inputs[1]) for n in graph if n.op_type == "MatMul" and _matrix(n.inputs[1])}
     return tables & factors
+
+
+def _in_pieces(graph: ir.Graph) -> set[str]:
+    """Return the names of matrices of the source all of whose rows are factors of products, each row of one of them."""
+    pieces: dict[ir.TensorProtocol, list[slice]] = {}
+    for value in {node.inputs[1] for node in graph if node.op_type == "MatMul" and _matrix(node.inputs[1])}:
+        turned = getattr(value.const_value, "origin", None) if value is not None else None
+        origin = getattr(turned.matrix, "origin", None) if isinstance(turned, Transposed) else None
+        if isinstance(origin, Sliced) and getattr(origin.matrix, "origin", None) is None:
+            pieces.setdefault(origin.matrix, []).append(origin.rows)
+    return {str(matrix.name) for matrix, rows in pieces.items() if _covers(rows, matrix.shape.numpy()[0])}
+
+
+def _covers(rows: list[slice], count: int) -> bool:
+    """Return whether every one of ``count`` rows is in exactly one slice, none of which is too small for a kernel."""
+    ends = sorted((r.start, r.stop) for r in rows)
+    borders = [0, *(stop for _, stop in ends)]
+    return (
+        [start for start, _ in ends] == borders[:-1]
+        and borders[-1] == count
+        and all(stop - start >= LEAST_OUTPUTS for start, stop in ends)
+    )
 
 
 def _shared(value: ir.Value) -> bool:

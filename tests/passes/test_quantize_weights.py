@@ -33,6 +33,15 @@ TWO_PRODUCTS = """m (float[3, 64] x) => (float[3, 24] y, float[3, 24] z) {
     r = Relu(x)
     z = MatMul(r, t)
 }"""
+SHARED = """m (float[2, 3, 64] x) => (float[2, 3, p] q, float[2, 3, r] v) {
+    a = Slice(w, start, middle, axis)
+    b = Slice(w, middle, end, axis)
+    s = Transpose<perm = [1, 0]>(a)
+    t = Transpose<perm = [1, 0]>(b)
+    q = MatMul(x, s)
+    v = MatMul(x, t)
+}"""
+"""Two products that share one matrix of 24 outputs, 8 and 16 of them."""
 TABLE = "m (int64[2, 3] ids) => (float[2, 3, {inputs}] y) {{ y = Gather(w, ids) }}"
 
 
@@ -65,6 +74,36 @@ def operators(model: ir.Model) -> list[str]:
 
 def feed(shape: tuple[int, ...]) -> Array:
     return np.random.default_rng(9).standard_normal(shape).astype(np.float32)
+
+
+def cuts(middle: int = 8, start: int = 0) -> dict[str, Array]:
+    """Return the constants of SHARED."""
+    return {
+        "start": np.array([start]),
+        "middle": np.array([middle]),
+        "end": np.array([2**40]),
+        "axis": np.array([0]),
+    }
+
+
+def shared(values: Array, constants: Mapping[str, Array]) -> ir.Model:
+    graph = build(SHARED, {"w": values}, constants, readable=True)
+    return Pipeline((FoldWeights(),), given=(typed,)).run(graph)[0]
+
+
+def test_products_that_share_a_matrix_have_a_piece_each() -> None:
+    values, x = matrix(), feed((2, 3, 64))
+    made = quantized(shared(values, cuts()), QuantizeWeights(Scheme(4, 32)))
+    assert {name for name in made.graph.initializers if name.endswith(".q")} == {"w[0:8].q", "w[8:24].q"}
+    wanted = x @ rounded(values, Grid(4, 32)).T
+    np.testing.assert_allclose(np.concatenate(run(made, {"x": x}), axis=-1), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [(("w", "float32"),), ()], ids=["kept", "a row that nobody reads"])
+def test_a_matrix_that_is_kept_or_read_in_part_stays_whole(keep: tuple[tuple[str, str], ...]) -> None:
+    scheme = Scheme(4, 32, keep=keep) if keep else Scheme(4, 32)
+    made = shared(matrix(), cuts() if keep else cuts(9, start=1))
+    assert "DequantizeLinear" not in operators(quantized(made, QuantizeWeights(scheme)))
 
 
 @pytest.mark.parametrize("group", [16, 64, 0])
