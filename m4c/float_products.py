@@ -19,7 +19,7 @@ import torch
 from m4c.blockwise import BlockwiseWeight
 from m4c.eager import linear
 from m4c.errors import NumbersError
-from m4c.layout import restored
+from m4c.layouts import restored
 from m4c.read_back_tflite import factor
 from m4c.runners import TfliteRunner
 from m4c.runs import cut

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from m4c.allocator import trim
 from m4c.errors import NumbersError
-from m4c.layout import restored
+from m4c.layouts import restored
 from m4c.model import module_path
 from m4c.runners import TfliteRunner
 from m4c.segments import run_in_segments

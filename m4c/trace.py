@@ -13,7 +13,7 @@ import torch
 
 from m4c.capture import SOURCE, capture, inner_name, translate
 from m4c.eager import as_torch
-from m4c.layout import restored
+from m4c.layouts import restored
 from m4c.models.graph import Graph
 from m4c.repeat import is_deep, stamped_names
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
-    "allocator errors record progress quiet numerics precisions cache layout model runs skeleton tasks host",
+    "allocator errors record progress quiet numerics precisions cache layouts model runs skeleton tasks host",
     "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep bundle "
     "static_cache",
     "pipeline quant qdq scales observers",

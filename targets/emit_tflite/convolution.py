@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.layout import channels_last
+from m4c.layouts import channels_last
 from m4c.targets.emit_tflite.linear import bias_type, biased
 from m4c.targets.emit_tflite.lowering import Array, Lowering
 from m4c.targets.emit_tflite.units import Unit

@@ -2,7 +2,7 @@
 
 The one idea: a function asks :meth:`Lowering.read` for the tensor of an input and writes within :meth:`Lowering.result`;
 whether the tensors are float or integer, what has to be converted around the operator, and in which layout the values lie
-(:mod:`m4c.layout`), is decided here. A transposition is an operator of the file only where a value is read in another layout
+(:mod:`m4c.layouts`), is decided here. A transposition is an operator of the file only where a value is read in another layout
 than it was made in.
 """
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.blockwise import BlockwiseWeight
-from m4c.layout import Layout, named
+from m4c.layouts import Layout, named
 from m4c.targets.emit_tflite.flat import Affine, ByChannel, Content, Grouped, Tensor
 from m4c.targets.emit_tflite.placing import Placing, checked, same, untyped
 from m4c.targets.emit_tflite.units import behind

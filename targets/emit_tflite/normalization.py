@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.layout import plain, without
+from m4c.layouts import plain, without
 from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit, Writes, fixed
 from m4c.targets.emit_tflite.flat import Affine
 from m4c.targets.emit_tflite.lowering import Lowering

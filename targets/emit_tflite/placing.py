@@ -1,4 +1,4 @@
-"""Where values of the IR are in the file: a tensor for each value, in each layout (:mod:`m4c.layout`) that it is read in.
+"""Where values of the IR are in the file: a tensor for each value, in each layout (:mod:`m4c.layouts`) that it is read in.
 
 A transposition is an operator of the file only where a value is read in another layout than it was made in.
 """
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.errors import UnsupportedError
-from m4c.layout import Layout, extended, laid_out, named, plain, runs
+from m4c.layouts import Layout, extended, laid_out, named, plain, runs
 from m4c.model import module_path
 from m4c.targets.emit_tflite.flat import Affine, Content, Flat, Tensor
 from m4c.targets.emit_tflite.quantization import Plan

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.layout import plain, reshaped
+from m4c.layouts import plain, reshaped
 from m4c.targets.emit_tflite.arithmetic import rescaled
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.units import Unit
