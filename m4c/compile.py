@@ -31,7 +31,7 @@ from m4c.float_graphs import FloatGraphs
 from m4c.held_out import typical
 from m4c.models.graph import Submodel
 from m4c.numerics import SQNR_FLOOR_DB
-from m4c.observers import NAMED, Observer
+from m4c.observers import ENOUGH, NAMED, Observer
 from m4c.parallel import in_processes
 from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, with_cache
 from m4c.passes.calibrate import Calibrate
@@ -246,7 +246,7 @@ def pipeline_for(
         pipeline = for_format(planned.format, dialect=planned.dialect)
     else:
         observer = _observer(request, planned)
-        calibrate = Calibrate(samples.items, workspace, observer, lambda done: step(done, 0))
+        calibrate = Calibrate(samples.items, workspace, observer, lambda done: step(done, 0), ENOUGH)
         pipeline = for_integers(planned.precision, planned.format, calibrate)
     return with_cache(pipeline, planned.cache)
 

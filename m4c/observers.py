@@ -28,6 +28,16 @@ MASK_MARGIN = 10.0
 BINS = 4096
 """Bins of a histogram, over [−limit, limit); the limit doubles when a value lies outside."""
 
+ENOUGH = 10_000
+"""Values of one tensor whose extremes are those of all that will come, as nearly as matters.
+
+Of 32 samples of m4-nano's speech decoder, whose stop score is a single number, the int8 artifact follows others with 17.0 dB
+(median of 16), with room for 10000 values 23.6 dB; encoders have 0.2 to 1.2 dB more or the same, and at 100000 less again.
+"""
+
+FEW = 16
+"""Fewer values than these say nothing of how they are spread: the range is as much wider as if there had been so many."""
+
 SHARES = np.geomspace(1, 1e-3, 97)
 """The places that an end of a range is tried at, as shares of the extreme: 7 % apart."""
 
@@ -176,6 +186,7 @@ class Watch:
         self.observer = observer
         self.low, self.high, self.masked = np.inf, -np.inf, False
         self.counts, self.limit, self._zeros = np.zeros(BINS, dtype=np.int64), 0.0, 0
+        self.seen = 0
 
     @property
     def centres(self) -> Array:
@@ -189,6 +200,7 @@ class Watch:
         if not real.size:
             return
         self.low, self.high = min(self.low, float(real.min())), max(self.high, float(real.max()))
+        self.seen += real.size
         if self.observer.bins:
             self._count(real.ravel())
 
@@ -207,15 +219,22 @@ class Watch:
             self.limit *= 2
         _count(values, np.float32(self.limit), self.counts)
 
-    def range(self) -> Range:
-        """Return the range that the observer chooses, never wider than the extremes; 0 for both if there was no value."""
+    def range(self, enough: int = 0) -> Range:
+        """Return the range that the observer chooses, never wider than the extremes; 0 for both if there was no value.
+
+        Where fewer than ``enough`` values were seen, it is as much wider as the extremes of so many normal numbers are,
+        √(2·ln n) standard deviations for n: its ends move away from its middle, but not across 0.
+        """
         if self.low > self.high:
             self.low = self.high = 0.0
         low, high = self.low, self.high
         if low or high:
             chosen = self.observer.choose(self)
             low, high = max(low, chosen[0]), min(high, chosen[1])
-        return low - MASK_MARGIN * self.masked, high
+        if self.seen < enough:
+            more = (high - low) / 2 * (np.sqrt(np.log(enough) / np.log(max(self.seen, FEW))) - 1)
+            low, high = low - more * (low < 0), high + more * (high > 0)
+        return float(low) - MASK_MARGIN * self.masked, float(high)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")  # type: ignore[untyped-decorator]

@@ -32,6 +32,7 @@ class Calibrate(Pass):
     Before: ``y = Relu(x)``. After: the same, and ``y`` carries ``m4c.range = "0.0 5.25"`` in its metadata.
 
     Stored operands that are quantized with one scale (gammas, tables, tokens) get the range of their values.
+    Where fewer than ``enough`` values were seen, computed ones get a wider range (:meth:`m4c.observers.Watch.range`).
     ``workspace`` is a folder for weights and values of a segment of the model, free to be deleted afterwards.
     """
 
@@ -39,6 +40,7 @@ class Calibrate(Pass):
     workspace: Path = field(repr=False, compare=False)
     observer: Observer = MinMax()  # noqa: RUF009 - frozen, so one instance serves all
     progress: Progress | None = field(default=None, repr=False, compare=False)
+    enough: int = 0
 
     name: ClassVar[str] = "calibrate"
     gives: ClassVar[tuple[Property, ...]] = (CALIBRATED,)
@@ -46,7 +48,12 @@ class Calibrate(Pass):
     def call(self, model: ir.Model) -> Result:
         """Observe the samples and attach the ranges."""
         ranges = observe(
-            model, self.samples, observer=self.observer, workspace=self.workspace, progress=self.progress
+            model,
+            self.samples,
+            observer=self.observer,
+            workspace=self.workspace,
+            progress=self.progress,
+            enough=self.enough,
         )
         values = [*activations(model.graph), *stored_operands(model.graph)]
         for value in values:
@@ -61,10 +68,12 @@ def observe(
     workspace: Path,
     observer: Observer = MinMax(),  # noqa: B008 - frozen
     progress: Progress | None = None,
+    enough: int = 0,
 ) -> Ranges:
     """Return the range of each float value of ``model`` by name: graph inputs, computed values, stored operands.
 
-    ``samples`` are read once, one at a time; ``progress`` is told how many are done.
+    ``samples`` are read once, one at a time; ``progress`` is told how many are done. Where fewer than ``enough`` values were
+    seen, computed ones get a wider range (:meth:`m4c.observers.Watch.range`).
 
     Raises:
         UsageError: without samples, for a sample that does not fit the graph's inputs, and for values that are not numbers.
@@ -74,7 +83,7 @@ def observe(
     for name, value in sweep(model, _checked(model.graph, samples), workspace, progress):
         _check_numbers(name, value, origin.get(name, "the sample"))
         watches.setdefault(name, Watch(observer)).add(value)
-    ranges = {name: seen.range() for name, seen in watches.items()}
+    ranges = {name: seen.range(enough) for name, seen in watches.items()}
     for operand in stored_operands(model.graph):
         assert operand.const_value is not None
         ranges[str(operand.name)] = _extremes(array(operand.const_value))

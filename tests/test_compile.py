@@ -68,10 +68,10 @@ def test_the_observer_is_that_of_the_precision_or_the_one_asked_for(
     int8_bundle: Path, tmp_path: Path
 ) -> None:
     graph = read_manifest(int8_bundle).graph("projection/linear")
-    assert f"calibrate{{observer={OBSERVERS['int8']}}}" in graph.pipeline
+    assert f"calibrate{{observer={OBSERVERS['int8']},enough=10000}}" in graph.pipeline
     asked = Request(target=TPU, submodels=("projection",), calibration="random", observer="entropy")
     graph = compiled(asked, tmp_path / "out").graph("projection/linear")
-    assert "calibrate{observer=entropy}" in graph.pipeline
+    assert "calibrate{observer=entropy,enough=10000}" in graph.pipeline
 
 
 def test_only_the_graphs_that_are_named(tmp_path: Path) -> None:

@@ -201,3 +201,37 @@ def test_observers_print_as_the_manifest_keeps_them() -> None:
 
 def test_the_command_line_knows_every_observer() -> None:
     assert [name.value for name in Names] == list(NAMED)
+
+
+def test_few_values_leave_room_for_others(rng: np.random.Generator) -> None:
+    seen = Watch(MinMax())
+    seen.add(rng.normal(3, 1, 100).astype(np.float32))
+    low, high = seen.range()
+    assert 0 < low < high
+    assert seen.range(enough=100) == (low, high)
+    wider = seen.range(enough=10_000)  # the logarithm of 10000 is twice that of 100
+    assert wider == pytest.approx((low, high + (high - low) / 2 * (math.sqrt(2) - 1)))
+    seen.add(np.array([-1], np.float32))
+    low, high = seen.range(10_000)
+    assert low < -1
+    assert -1 - low == pytest.approx(high - seen.high)
+
+
+def test_what_never_changes_keeps_its_value() -> None:
+    seen = Watch(MinMax())
+    seen.add(np.full(3, 2.5, np.float32))
+    assert seen.range(10_000) == (2.5, 2.5)
+
+
+def test_room_for_others_makes_small_samples_serve_many(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(50, 20_000)).astype(np.float32)
+    lost = []
+    for enough in (0, 10_000):
+        errors = []
+        for row in values:
+            seen = Watch(MinMax())
+            seen.add(row[:32])
+            scale = from_range(*seen.range(enough))
+            errors.append(np.mean(np.square(row - dequantize(quantize(row, scale), scale))))
+        lost.append(np.mean(errors))
+    assert lost[1] < lost[0] / 10
