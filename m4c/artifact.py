@@ -4,14 +4,22 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from m4c.bundle import GraphRecord, PortRecord, SignatureRecord, VerificationRecord, record_file
+from m4c.adapters.proof import Proof
+from m4c.bundle import (
+    GraphRecord,
+    PortRecord,
+    SignatureRecord,
+    SlotRecord,
+    VerificationRecord,
+    record_file,
+)
 from m4c.cache import pairs, scale_of
 from m4c.calibration import Samples
 from m4c.model import operator_counts
@@ -20,6 +28,7 @@ from m4c.numerics import held_to
 from m4c.pipeline import Note, Pipeline
 from m4c.precisions import BITS
 from m4c.request import Plan
+from m4c.slots import Slot
 from m4c.source import Source, TorchSource
 from m4c.targets.emit_tflite import read_ports
 from m4c.verify import Verification
@@ -47,6 +56,15 @@ class Artifact:
     samples: Samples | None
     floats: tuple[Note, ...] = ()
     """Where weights stay float that could be rounded, and why."""
+    slots: tuple[Slot, ...] = ()
+    """Where it takes adapters."""
+    proofs: Mapping[str, Proof] = field(default_factory=dict)
+    """What was proved of each adapter that changes it, by name."""
+
+    @property
+    def name(self) -> str:
+        """The name of the graph."""
+        return next(iter(self.built.values())).source.name
 
 
 def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
@@ -57,7 +75,7 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
     }
     (signature, first), *further = records.items()
     return GraphRecord(
-        name=next(iter(artifact.built.values())).source.name,
+        name=artifact.name,
         file=record_file(folder, artifact.path),
         format=artifact.plan.format,
         precision=artifact.plan.precision,
@@ -69,6 +87,7 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         calibration=artifact.samples.described if artifact.samples else None,
         signature=signature,
         further=dict(further),
+        slots=tuple(SlotRecord(s.module, s.down, s.up, s.inputs, s.outputs) for s in artifact.slots),
         **{field.name: getattr(first, field.name) for field in fields(first)},
     )
 

@@ -68,6 +68,60 @@ class VerificationRecord:
 
 
 @dataclass(frozen=True)
+class SlotRecord:
+    """Where a graph takes an adapter: ``x·W`` becomes ``x·W + (x·A)·B``, the scale being part of B.
+
+    A (inputs, rank) and B (rank, outputs) are float32 inputs of the graph under these names. In ONNX they may be left out.
+    """
+
+    module: str
+    a: str
+    b: str
+    inputs: int
+    outputs: int
+    rank_limit: int | None = None
+    """The rank that A and B always have, zeros after the adapter's own; None where any rank is taken."""
+
+
+@dataclass(frozen=True)
+class AdapterProofRecord:
+    """How far a graph with an adapter was from its source with merged weights, and from itself without the adapter."""
+
+    max_absolute_error: float
+    max_relative_error: float
+    allowed: str
+    effect_db: float | None
+    """SQNR of the outputs without the adapter, taken for those with it: the less, the more it does."""
+
+
+@dataclass(frozen=True)
+class AdapterRecord:
+    """An adapter beside the graphs of a sub-model."""
+
+    name: str
+    sha256: str
+    """Of the file that it was read from."""
+    parameters: int
+    base: str
+    """The sub-model's base, without which it means nothing."""
+    files: Mapping[str, FileRecord]
+    """Graph → the file that fills its slots."""
+    verification: Mapping[str, AdapterProofRecord]
+    """By graph."""
+
+
+@dataclass(frozen=True)
+class MergedRecord:
+    """An adapter that is part of the weights."""
+
+    name: str
+    weight: float
+    sha256: str
+    """Of the file that it was read from."""
+    parameters: int
+
+
+@dataclass(frozen=True)
 class SignatureRecord:
     """One more signature of a TFLite file: what is its own in the record of a graph."""
 
@@ -110,6 +164,8 @@ class GraphRecord:
     """Which signature of a TFLite file ports, sizes, operators, verification and vector are of; an ONNX file has none."""
     further: Mapping[str, SignatureRecord] = field(default_factory=dict)
     """The other signatures of the file, over the same weights."""
+    slots: tuple[SlotRecord, ...] = ()
+    """Where it takes adapters."""
 
     @property
     def signatures(self) -> "tuple[GraphRecord, ...]":
@@ -137,6 +193,17 @@ class SubmodelRecord:
     host: Mapping[str, Any]
     """What the host needs to run it beside the ports' own: token ids to suppress, say."""
     graphs: tuple[GraphRecord, ...]
+    base: str = ""
+    """SHA-256 of the weights that adapters beside them are for."""
+    adapters: tuple[AdapterRecord, ...] = ()
+    """Adapters beside the graphs."""
+    merged: tuple[MergedRecord, ...] = ()
+    """Adapters in the weights, in order."""
+
+    @property
+    def own_files(self) -> tuple[FileRecord, ...]:
+        """The files that belong to no single graph."""
+        return (*self.files, *(file for adapter in self.adapters for file in adapter.files.values()))
 
 
 @dataclass(frozen=True)
@@ -159,7 +226,7 @@ class Manifest:
     def files(self) -> Iterator[FileRecord]:
         """Yield every file that the manifest vouches for."""
         for submodel in self.submodels:
-            yield from submodel.files
+            yield from submodel.own_files
             for graph in submodel.graphs:
                 yield from graph.files
 

@@ -122,6 +122,12 @@ def bind(model: ir.Model, weights: Mapping[str, ir.TensorProtocol]) -> None:
                 raise Bug(f"{name} was bound to a tensor of another dtype or shape", where=name)
 
 
+def weights_of(model: ir.Model) -> frozenset[str]:
+    """Return the keys of the checkpoint's tensors that a captured ``model`` reads."""
+    props = (value.metadata_props for value in model.graph.initializers.values())
+    return frozenset(found[FROM_CHECKPOINT] for found in props if FROM_CHECKPOINT in found)
+
+
 def _dynamic_axes(port: Port, symbolic: frozenset[str]) -> dict[int, object]:
     """Return the axes of ``port`` that stay symbolic, as torch.export wants them."""
     return {

@@ -77,6 +77,9 @@ def export(
     dialect: options.Operators = None,
     context_length: options.ContextLength = None,
     cache_type: options.Cache = options.CacheType.FLOAT32,
+    adapter: options.Adapter = None,
+    adapters: options.Adapters = None,
+    adapter_pickle: options.AdapterPickle = False,
     calibration: options.Calibration = None,
     observer: options.Ranges = None,
     min_sqnr: options.MinSqnr = None,
@@ -90,17 +93,18 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Compile sub-models, or an ONNX file, into a verified bundle."""
+    from m4c.adapters.given import adapters as given_adapters
     from m4c.errors import UsageError
     from m4c.request import Request
     from m4c.scheme import scheme
-    from m4c.selection import require_dimensions, require_sizes
+    from m4c.selection import require_dimensions, require_sizes, selected_submodels
     from m4c.targets.profile import load_target
 
     names = tuple(submodels or ())
     files = [name for name in names if name.endswith(".onnx")]
     if weights is not None and random_weights is not None:
         raise UsageError("--weights and --random-weights exclude each other", fix="give one of them")
-    if files and (len(names) > 1 or weights is not None or dynamic or size):
+    if files and (len(names) > 1 or weights is not None or dynamic or size or adapter):
         raise UsageError(
             "an .onnx file is exported alone, with the weights and dimensions it has",
             fix="leave out the rest",
@@ -127,6 +131,12 @@ def export(
         context_length=context_length,
         cache_type=cache_type.value,
         scheme=scheme(precision, group_size, not asymmetric, method.value, tuple(keep or ()), bits_budget),
+        adapters=given_adapters(
+            adapter or (),
+            adapters.value if adapters else None,
+            adapter_pickle,
+            () if files else selected_submodels(names),
+        ),
     )
     _export(request, out, jobs, max_rss, dry_run, as_json)
 
@@ -206,6 +216,9 @@ def run(
     task: Annotated[str, typer.Option(help="The paper's number of the task: T32 is speech recognition.")],
     audio: Annotated[Path | None, typer.Option(help="A WAV file.")] = None,
     text: Annotated[str | None, typer.Option(help="A prompt.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="An adapter of the bundle, or a folder with one for its base.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="The most tokens to write.", min=1)] = 64,
     as_json: options.Json = False,
 ) -> None:
@@ -222,9 +235,9 @@ def run(
         raise UsageError(f"{task} needs --{wanted}", fix=f"add --{wanted}")
     manifest = read_manifest(bundle)
     if audio is not None and wanted == "audio":
-        written = transcribe(bundle, manifest, audio)
+        written = transcribe(bundle, manifest, audio, adapter)
     else:
-        written = generate(bundle, manifest, str(text), max_tokens).text
+        written = generate(bundle, manifest, str(text), max_tokens, adapter).text
     if as_json:
         show_json({"task": task, "text": written})
     else:

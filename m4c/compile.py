@@ -13,11 +13,12 @@ from typing import Any
 import onnx_ir as ir
 
 from m4c import __version__, tasks
+from m4c.adapters.proof import prove
+from m4c.adapters.separate import filled_in, slots_for
 from m4c.allocator import give_back
 from m4c.artifact import Artifact, Built, record_artifact
 from m4c.bundle import (
     FileRecord,
-    GraphRecord,
     Manifest,
     SubmodelRecord,
     host_folder,
@@ -25,6 +26,7 @@ from m4c.bundle import (
     write_manifest,
 )
 from m4c.calibration import Samples, samples_for
+from m4c.capture import weights_of
 from m4c.checkpoints import open_checkpoint
 from m4c.errors import UnsupportedError
 from m4c.float_graphs import FloatGraphs
@@ -33,7 +35,7 @@ from m4c.models.graph import Submodel
 from m4c.numerics import SQNR_FLOOR_DB
 from m4c.observers import ENOUGH, NAMED, Observer
 from m4c.parallel import in_processes
-from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, with_cache
+from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, with_adapters, with_cache
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Pipeline
@@ -90,24 +92,28 @@ def compile_submodel(request: Request, folder: Path, name: str, progress: Progre
     """Compile the selected graphs of one sub-model into ``folder``; they share one file of weights."""
     progress.stage(name, "build")
     submodel, path, sources = open_sources(request, name)
-    graphs = compile_sources(request, sources, folder / "graphs" / name, folder, progress)
+    artifacts = compile_sources(request, sources, folder / "graphs" / name, progress)
+    weights = _weight_files(folder, name)
     progress.completed(name)
     return SubmodelRecord(
         name=name,
         weights="checkpoint" if path else f"random, seed {request.seed}",
         licence=submodel.licence if path else "random weights: no licence",
         files=(
-            *_weight_files(folder, name),
+            *weights,
             *_assets(path, submodel, folder),
             *_genai(request, path, sources, folder),
         ),
         host=submodel.facts(path),
-        graphs=graphs,
+        graphs=tuple(record_artifact(artifact, folder) for artifact in artifacts),
+        **_adapters(request, sources, artifacts, weights, folder),
     )
 
 
 def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, list[Any]]:
     """Return a sub-model without weights, its checkpoint, and the sources that are selected of it."""
+    from m4c.adapters.folder import open_adapters
+    from m4c.adapters.merge import merged
     from m4c.checkpoints.random import random_weights
     from m4c.match import match
     from m4c.models import build
@@ -119,8 +125,12 @@ def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, li
     checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
     weights = match(submodel, checkpoint)
     facts = submodel.facts(path)
+    adapters = tuple(open_adapters(request.adapters, submodel))
+    unmerged = None
+    if request.adapters and not request.adapters.separate:
+        weights, unmerged = merged(weights, adapters), weights
     sources = [
-        TorchSource(graph, weights, request.dynamic, submodel, facts)
+        TorchSource(graph, weights, request.dynamic, submodel, facts, unmerged, adapters)
         for graph in selected_graphs(request.submodels, submodel, request.dialect or "")
     ]
     return submodel, path, sources
@@ -129,15 +139,14 @@ def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, li
 def _compile_onnx(request: Request, path: Path, folder: Path, progress: Progress) -> SubmodelRecord:
     """Compile an ONNX file as a sub-model of one graph."""
     name = path.stem
-    graphs = compile_sources(request, [OnnxSource(path)], folder / "graphs" / name, folder, progress)
+    artifacts = compile_sources(request, [OnnxSource(path)], folder / "graphs" / name, progress)
+    graphs = tuple(record_artifact(artifact, folder) for artifact in artifacts)
     progress.completed(name)
     return SubmodelRecord(name, f"in {path.name}", "as the file's", _weight_files(folder, name), {}, graphs)
 
 
-def compile_sources(
-    request: Request, sources: list[Any], graphs: Path, folder: Path, progress: Progress
-) -> tuple[GraphRecord, ...]:
-    """Compile ``sources`` into the folder ``graphs`` of the bundle at ``folder``."""
+def compile_sources(request: Request, sources: list[Any], graphs: Path, progress: Progress) -> list[Artifact]:
+    """Compile ``sources`` into the folder ``graphs`` of a bundle."""
     give_back()
     begin(graphs)
     with WeightFile(graphs / "weights.bin", journaled=True) as weights, FloatGraphs() as floats:
@@ -145,7 +154,7 @@ def compile_sources(
         for source in sources:
             compiled.append(compile_graph(request, source, weights, floats, graphs, progress))
             progress.finished(source.name)
-    return tuple(record_artifact(one, folder) for one in compiled)
+    return compiled
 
 
 def compile_graph(
@@ -192,12 +201,15 @@ def _build(
     source = next(iter(sources.values()))
     progress.stage(source.name, "capture")
     captured = {name: floats.capture(one) for name, one in sources.items()}
+    slots = slots_for(source, planned.precision, planned.format)
+    read = weights_of(next(iter(captured.values())))
     calibrated = planned.precision in INTEGER
     samples = samples_for(source, request.calibration, request.seed, floats.open) if calibrated else None
     step = partial(progress.step, source.name)
     with tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
         given, grids = _weighed(request, source, planned, Path(workspace), progress)
         pipeline = pipeline_for(request, planned, samples, Path(workspace), step, given, grids)
+        pipeline = with_adapters(pipeline, slots)
         progress.stage(source.name, "passes" if samples is None else "calibrate")
         models = {}
         for name in sources:
@@ -214,6 +226,7 @@ def _build(
         )
         found = verify(one, models[name], path, planned.precision, inputs, floor, name, planned.cache, pooled)
         built[name] = Built(one, models[name], found)
+    slots = filled_in(models[name], slots)
     return Artifact(
         planned,
         pipeline,
@@ -227,7 +240,24 @@ def _build(
             if report.step.startswith(QuantizeWeights.name)
             for note in report.misses
         ),
+        slots,
+        prove(source, read, path, slots, planned, next(iter(built.values())).verification),
     )
+
+
+def _adapters(
+    request: Request,
+    sources: list[Any],
+    artifacts: list[Artifact],
+    weights: tuple[FileRecord, ...],
+    folder: Path,
+) -> dict[str, Any]:
+    """Return what the record of a sub-model says of its adapters, whose files are written now."""
+    if request.adapters is None or not sources or not sources[0].adapters:
+        return {}
+    from m4c.adapters.records import adapter_fields
+
+    return adapter_fields(sources[0].adapters, request.adapters.separate, artifacts, weights, folder)
 
 
 def pipeline_for(

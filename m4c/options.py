@@ -58,6 +58,13 @@ class CacheType(StrEnum):
     INT8 = "int8"
 
 
+class AdapterMode(StrEnum):
+    """What becomes of adapters."""
+
+    MERGE = "merge"
+    SEPARATE = "separate"
+
+
 class Fallback(StrEnum):
     """What becomes of a graph that the target cannot have."""
 
@@ -116,6 +123,17 @@ ContextLength = Annotated[
     ),
 ]
 Cache = Annotated[CacheType, typer.Option(help="What the caches of a backbone are stored in.")]
+Adapter = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH[:WEIGHT]", help="A LoRA adapter: a folder that PEFT saved."),
+]
+Adapters = Annotated[
+    AdapterMode | None,
+    typer.Option(help="Put adapters into the weights, or beside the artifacts, to be swapped at run time."),
+]
+AdapterPickle = Annotated[
+    bool, typer.Option("--adapter-pickle", help="Read adapters that are saved as .bin; no code in it is run.")
+]
 Calibration = Annotated[
     str | None,
     typer.Option(help="Typical inputs for integers: a folder or file of samples, or the word random."),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from m4c.adapters.given import Adapters
 from m4c.cache import pairs
 from m4c.calibration import without_samples
 from m4c.errors import UsageError
@@ -57,6 +58,8 @@ class Request:
     """The most positions of a backbone, instead of all that its model knows."""
     cache_type: str = "float32"
     """What the caches of a backbone are stored in."""
+    adapters: Adapters | None = None
+    """Trained changes of the weights."""
 
     def __post_init__(self) -> None:
         """Refuse options of the cache where there is none, or none of that type."""

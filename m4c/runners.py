@@ -37,10 +37,15 @@ def open_runner(
     raise UsageError(f"{path} is neither .onnx nor .tflite", fix="give an artifact of a bundle")
 
 
-def open_runners(path: Path, signatures: Sequence[str]) -> list[Runner]:
-    """Open an artifact by each of ``signatures``, of which an ONNX file has one without a name; it is loaded once."""
+def open_runners(path: Path, signatures: Sequence[str], adapter: Path | None = None) -> list[Runner]:
+    """Open an artifact by each of ``signatures``, of which an ONNX file has one without a name; it is loaded once.
+
+    ``adapter`` is what an ONNX file runs with.
+    """
     if path.suffix != ".tflite":
-        return [open_runner(path)]
+        runner = OnnxRunner(path)
+        runner.use(adapter)
+        return [runner]
     first = TfliteRunner(path, signature=signatures[0] or None)
     return [first, *(first.also(signature) for signature in signatures[1:])]
 
@@ -67,11 +72,34 @@ class OnnxRunner:
                 f"ONNX Runtime does not load it: {error}", where=str(path), fix="export it again"
             ) from error
         self._outputs = [output.name for output in self._session.get_outputs()]
+        self._adapter: tuple[Any, Any] | None = None
+
+    def use(self, adapter: Path | None) -> None:
+        """Take the factors in the file ``adapter`` from the next run on, or none; the model is not loaded again.
+
+        Raises:
+            BundleError: if the file is no adapter.
+        """
+        import onnxruntime
+
+        self._adapter = None
+        if adapter is None:
+            return
+        loaded, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
+        try:
+            loaded.Load(str(adapter))
+        except Exception as error:
+            raise BundleError(
+                f"ONNX Runtime does not load it: {error}", where=str(adapter), fix="export it again"
+            ) from error
+        options.add_active_adapter(loaded)
+        self._adapter = options, loaded  # the options do not keep the adapter alive
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name."""
         try:
-            made: Sequence[Array] = self._session.run(self._outputs, dict(inputs))
+            options = self._adapter[0] if self._adapter else None
+            made: Sequence[Array] = self._session.run(self._outputs, dict(inputs), options)
         except Exception as error:
             raise UsageError(
                 f"ONNX Runtime does not run it: {error}",

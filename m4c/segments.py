@@ -28,6 +28,8 @@ def run_in_segments(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]
     Segments are written beside the artifact while they run, as its weights are there.
     """
     model = ir.load(path)
+    for name in inputs.keys() & model.graph.initializers.keys():  # a default that gives way to what is given
+        model.graph.initializers.pop(name).const_value = None
     runs = list(cut(model.graph, weight_bytes, SEGMENT_BYTES))
     place = {node: index for index, run in enumerate(runs) for node in run}
     wanted = [str(value.name) for value in model.graph.outputs]

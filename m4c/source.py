@@ -91,6 +91,10 @@ class TorchSource:
     """The :class:`m4c.models.graph.Submodel` that the graph is of, where its other graphs may be asked for."""
     facts: Mapping[str, object] = field(default_factory=dict)
     """As :meth:`m4c.models.graph.Submodel.facts` has them."""
+    unmerged: Mapping[str, ir.TensorProtocol] | None = None
+    """The weights before adapters were merged, where some were."""
+    adapters: tuple[Any, ...] = ()
+    """The :class:`m4c.adapters.folder.Adapter` of its sub-model, merged or to stay beside the artifact."""
 
     @property
     def name(self) -> str:

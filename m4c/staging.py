@@ -39,6 +39,7 @@ def request_key(request: Request, out: Path, tools: Sequence[str]) -> str:
     Nothing at or beside ``out`` with its name counts as such.
     """
     read = [path for path in (request.weights, request.calibration and Path(request.calibration)) if path]
+    read += [Path(one.path) for one in request.adapters.given] if request.adapters else []
     given = [file for path in read for file in files(path)]
     if request.model is not None:  # its weights may lie beside it
         given += [p for p in request.model.resolve().parent.iterdir() if p.is_file() and p.name[0] != "."]
@@ -202,6 +203,6 @@ def read_finished(folder: Path, name: str) -> SubmodelRecord | None:
     if not path.is_file():
         return None
     record = from_json(SubmodelRecord, json.loads(path.read_text("utf-8")))
-    files = [*record.files, *(file for graph in record.graphs for file in graph.files)]
+    files = [*record.own_files, *(file for graph in record.graphs for file in graph.files)]
     whole = all((folder / f.path).is_file() and record_file(folder, folder / f.path) == f for f in files)
     return record if whole else None

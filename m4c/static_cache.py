@@ -56,9 +56,12 @@ class Shaped(Protocol):
         """Numbers, and names of what changes from call to call."""
 
 
-def open_decoder(folder: Path, graph: GraphRecord) -> Runner:
-    """Open a graph of the bundle at ``folder``, to be run with any number of steps, and caches up to its own."""
-    runners = open_runners(folder / graph.file.path, [one.signature for one in graph.signatures])
+def open_decoder(folder: Path, graph: GraphRecord, adapter: Path | None = None) -> Runner:
+    """Open a graph of the bundle at ``folder``, to be run with any number of steps, and caches up to its own.
+
+    ``adapter`` is the file of the adapter that it runs with.
+    """
+    runners = open_runners(folder / graph.file.path, [one.signature for one in graph.signatures], adapter)
     return StaticSteps(runners, graph.signatures) if "sequence" in graph.sizes else runners[0]
 
 

@@ -19,7 +19,7 @@ from m4c.precisions import BITS, INTEGER
 from m4c.read_back import read_back
 from m4c.runners import open_runner
 from m4c.segments import SEGMENT_BYTES, run_in_segments
-from m4c.source import Source
+from m4c.source import Source, TorchSource
 from m4c.targets.emit_tflite import SIGNATURE
 from m4c.trace import onnx_values, tflite_values
 from m4c.weights import part
@@ -93,7 +93,7 @@ def verify(
         del expected  # with its caches, before others like it are made
         reference = _rounded(source, artifact, signature)
         expected = reference.run(given)
-    found = _compared(expected, actual, {present.name for _, present in caches}, cache)
+    found = compared(expected, actual, {present.name for _, present in caches}, cache)
     if lost is not None:
         found = replace(found, sqnr_db=lost)
     held = held_to(precision, cache)
@@ -111,7 +111,7 @@ def verify(
     return Verification(found, taken, expected, ran.steps, whole)
 
 
-def _compared(
+def compared(
     expected: Mapping[str, Array], actual: Mapping[str, Array], caches: set[str], cache: str
 ) -> Difference:
     """Return the worst figures of all outputs; of ``caches``, what the rounding to ``cache`` explains does not count."""
@@ -176,6 +176,11 @@ def _rounded(source: Source, artifact: Path, signature: str) -> Source:
                     fix=FLOAT_FIX,
                 )
     return rounded
+
+
+def with_stored(source: TorchSource, artifact: Path, precision: str) -> TorchSource:
+    """Return ``source`` with its weights as ``artifact``, which was verified, stores them."""
+    return source.with_weights(read_back(artifact)) if precision in BITS else source
 
 
 def _spread(rows: int) -> list[slice]:

@@ -123,6 +123,88 @@ class Folded:
     """The origin of a weight that was computed from others: no tensor of the source has its values."""
 
 
+def part(self, rows: slice) -> Array:
+        """Return the values of ``rows`` of the first axis; they lie within it."""
+        if self._part is None:
+            return array(self)[rows]
+        return self._checked(self._part(rows), (rows.stop - rows.start, *self.shape.numpy()[1:]))
+
+    def _whole(self) -> ir.TensorProtocol:
+        value = self._checked(self._read(), self.shape.numpy())
+        return ir.Tensor(np.asarray(value, order="C"), dtype=self.dtype, shape=self.shape, name=self.name)
+
+    def _checked(self, value: Array, shape: tuple[int, ...]) -> Array:
+        """Return ``value``, or raise if it is not of the declared dtype and of ``shape``."""
+        if tuple(value.shape) != shape or value.dtype != self.dtype.numpy():
+            raise Bug(
+                f"the recipe of {self.name} gave {value.dtype}{list(value.shape)}, "
+                f"declared was {self.dtype.numpy()}{list(shape)}",
+                where=str(self.name),
+            )
+        return value
+
+
+def lazy(
+    name: str,
+    dtype: ir.DataType,
+    shape: Sequence[int],
+    read: Callable[[], Array],
+    part: Part | None = None,
+    origin: object = None,
+    step: int | None = None,
+) -> Recipe:
+    """Return a tensor that calls ``read`` at each use and refuses an array of another dtype or shape.
+
+    ``read`` and ``part`` may be called from several threads. For sub-byte dtypes they return unpacked ``ml_dtypes`` arrays.
+    """
+    return Recipe(name, dtype, tuple(int(d) for d in shape), read, part, origin, step)
+
+
+def array(tensor: ir.TensorProtocol) -> Array:
+    """Return the values of ``tensor``: the one place that reads a whole weight."""
+    return np.asarray(tensor.numpy())
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """The origin of a matrix that is another one turned around."""
+
+    matrix: ir.TensorProtocol
+
+
+def turned(name: str, matrix: ir.TensorProtocol) -> Recipe:
+    """Return ``matrix`` turned around, as a recipe that tells it: who wants its rows can read that in parts."""
+    dims = matrix.shape.numpy()[::-1]
+    return lazy(name, matrix.dtype, dims, lambda: array(matrix).T, origin=Transposed(matrix))
+
+
+def untransposed(tensor: ir.TensorProtocol) -> ir.TensorProtocol | None:
+    """Return the matrix whose rows are the columns of ``tensor``, if it is known to be one turned around."""
+    origin = getattr(tensor, "origin", None)
+    return origin.matrix if isinstance(origin, Transposed) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """The origin of a matrix that is ``rows`` of another, as the products of queries, keys and values share one."""
+
+    matrix: ir.TensorProtocol
+    rows: slice
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """The origin of a weight that was computed from others: no tensor of the source has its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Folded):
+    """The origin of a weight that is some rows of another, from ``first`` on."""
+
+    matrix: ir.TensorProtocol
+    first: int
+
+
 def part(tensor: ir.TensorProtocol, rows: slice) -> Array:
     """Return ``rows`` of the first axis of ``tensor``, reading no more than that where its recipe allows."""
     return tensor.part(rows) if isinstance(tensor, Recipe) else array(tensor)[rows]

@@ -13,6 +13,7 @@ from m4c.passes.equalize_norms import EqualizeNorms
 from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
+from m4c.passes.insert_adapters import InsertAdapters
 from m4c.passes.narrow_cache import NarrowCache
 from m4c.passes.offer_norms import OfferNorms
 from m4c.passes.pack_matmul import PackMatMul
@@ -25,6 +26,7 @@ from m4c.passes.tabulate import Tabulate
 from m4c.pipeline import Pipeline
 from m4c.scales import WIDE_KERNELS
 from m4c.scheme import Given, Grids, Scheme
+from m4c.slots import Slot
 
 OBSERVERS: Mapping[str, Observer] = {"int8": Trimmed(), "int16x8": MinMax()}
 """How the ranges of an integer build are chosen, by its precision.
@@ -65,6 +67,15 @@ def for_weights(
         if dialect == "standard"
         else quantized | FuseAttention() | StackProducts() | PackMatMul() | FuseNorms()
     )
+
+
+def with_adapters(pipeline: Pipeline, slots: tuple[Slot, ...], limit: int | None = None) -> Pipeline:
+    """Return a pipeline that adds ``slots`` to canonical graphs, before weights are rounded and products fused."""
+    if not slots:
+        return pipeline
+    begin = len(canonical().steps)
+    steps = (*pipeline.steps[:begin], InsertAdapters(slots, limit), *pipeline.steps[begin:])
+    return Pipeline(steps, pipeline.given)
 
 
 def with_cache(pipeline: Pipeline, kind: str) -> Pipeline:

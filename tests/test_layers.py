@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
-    "allocator errors record progress quiet numerics precisions cache layouts model runs skeleton tasks host",
+    "allocator errors record progress quiet numerics precisions cache layouts model runs skeleton slots tasks host",
     "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep bundle "
     "static_cache",
     "pipeline quant qdq scales observers",
@@ -21,7 +21,7 @@ LAYERS = (
     "passes targets",
     "operator_reports",
     "read_back read_back_tflite float_products float_graphs request staging resources memory_limit kernels held_out verify "
-    "artifact genai compile selftest routes terminal",
+    "artifact genai compile adapters selftest routes terminal",
     "options cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""

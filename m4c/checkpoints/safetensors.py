@@ -67,7 +67,7 @@ def open_sharded(index: Path) -> Mapping[str, ir.TensorProtocol]:
             raise CheckpointError(
                 f"{shard} is missing", where=str(index), fix="download the whole checkpoint"
             )
-        if not _beside(index, index.parent / shard):
+        if not beside(index, index.parent / shard):
             raise CheckpointError(
                 f"{shard} is a link to a file outside the folder of the index: {(index.parent / shard).resolve()}",
                 where=str(index),
@@ -84,7 +84,7 @@ def open_sharded(index: Path) -> Mapping[str, ir.TensorProtocol]:
     return {name: shards[shard][name] for name, shard in table.items()}
 
 
-def _beside(index: Path, shard: Path) -> bool:
+def beside(index: Path, shard: Path) -> bool:
     """Return whether ``shard`` lies in the folder of ``index``: itself, or by links as the Hugging Face hub makes them.
 
     Its cache has ``<model>/snapshots/<version>/<name>`` link to ``<model>/blobs/<hash>``.

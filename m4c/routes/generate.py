@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from m4c.adapters.contract import adapter_files
 from m4c.bundle import GraphRecord, Manifest, host_folder
 from m4c.cache import pairs
 from m4c.errors import UsageError
 from m4c.host.masks import causal_mask, positions
 from m4c.host.text import JsonTokenizer
-from m4c.runners import open_runner
 from m4c.static_cache import empty_cache, most_steps, open_decoder
 
 Array = np.ndarray
@@ -40,12 +40,15 @@ class Generated:
     """The ids of the prompt."""
 
 
-def generate(folder: Path, manifest: Manifest, prompt: str, max_new_tokens: int = 64) -> Generated:
-    """Return what follows ``prompt``: at most ``max_new_tokens`` tokens of the highest score.
+def generate(
+    folder: Path, manifest: Manifest, prompt: str, max_new_tokens: int = 64, adapter: str | None = None
+) -> Generated:
+    """Return what follows ``prompt``: at most ``max_new_tokens`` tokens of the highest score, with an ``adapter`` if wanted.
 
     Raises:
-        UsageError: if the tokenizer is missing, or the prompt has no tokens or more than the model has positions.
-        BundleError: if the bundle lacks a graph of the route.
+        UsageError: if the tokenizer is missing, the prompt has no tokens or more than the model has positions, or there is no
+            such adapter.
+        BundleError: if the bundle lacks a graph of the route, or its adapter does not fit.
     """
     whole = any(graph.name == WHOLE for graph in manifest.graphs)
     keeper = manifest.graph(WHOLE if whole else f"{BACKBONE}/decoder")
@@ -54,7 +57,7 @@ def generate(folder: Path, manifest: Manifest, prompt: str, max_new_tokens: int 
     given = tokenizer.tokenizer.encode(prompt).ids
     limit = most_steps(keeper, int(host["max_tokens"]))
     _check_length(given, limit)
-    step = _whole_step(folder, manifest) if whole else _two_step(folder, manifest)
+    step = _whole_step(folder, manifest, adapter) if whole else _two_step(folder, manifest, adapter)
     chosen = decode(step, Cache.of(keeper), given, tuple(host["end"]), limit, max_new_tokens)
     tokens = tuple(chosen)
     return Generated(_continuation(tokenizer, given, tokens), tokens, tuple(given))
@@ -90,11 +93,11 @@ def decode(
         past = {name: made[present] for name, present in cache.next.items()}
 
 
-def _two_step(folder: Path, manifest: Manifest) -> Step:
+def _two_step(folder: Path, manifest: Manifest, adapter: str | None) -> Step:
     """Return a step over ``backbone/embed`` and ``backbone/decoder``, which takes mask and positions."""
-    embed, decoder = (
-        open_decoder(folder, manifest.graph(f"{BACKBONE}/{part}")) for part in ("embed", "decoder")
-    )
+    names = [f"{BACKBONE}/{part}" for part in ("embed", "decoder")]
+    files = adapter_files(folder, manifest, names, adapter)
+    embed, decoder = (open_decoder(folder, manifest.graph(name), files.get(name)) for name in names)
 
     def step(tokens: Array, done: int, past: Arrays) -> Arrays:
         sequence = tokens.shape[1]
@@ -105,9 +108,10 @@ def _two_step(folder: Path, manifest: Manifest) -> Step:
     return step
 
 
-def _whole_step(folder: Path, manifest: Manifest) -> Step:
+def _whole_step(folder: Path, manifest: Manifest, adapter: str | None) -> Step:
     """Return a step over ``backbone/model``, which takes token ids and a mask of what is no padding."""
-    model = open_runner(folder / manifest.graph(WHOLE).file.path)
+    files = adapter_files(folder, manifest, [WHOLE], adapter)
+    model = open_decoder(folder, manifest.graph(WHOLE), files.get(WHOLE))
 
     def step(tokens: Array, done: int, past: Arrays) -> Arrays:
         seen = np.ones((1, done + tokens.shape[1]), np.int64)

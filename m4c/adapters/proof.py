@@ -1,0 +1,112 @@
+"""What is proved of every adapter when it is exported: that it acts, as merged weights would, and leaves no trace."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from m4c.adapters.folder import Adapter
+from m4c.adapters.merge import merged
+from m4c.adapters.separate import factors
+from m4c.cache import pairs, real
+from m4c.errors import NumbersError
+from m4c.numerics import Difference, held_to, sqnr
+from m4c.precisions import BITS
+from m4c.request import Plan
+from m4c.segments import run_in_segments
+from m4c.slots import Slot
+from m4c.source import Source, TorchSource
+from m4c.verify import FLOAT_FIX, Verification, compared, with_stored
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How an artifact with an adapter compares with the source with merged weights, and what the adapter changes."""
+
+    difference: Difference
+    effect_db: float
+    """SQNR in dB of the outputs without the adapter, taken for those with it: the less, the more it does."""
+
+
+def prove(
+    source: Source,
+    read: frozenset[str],
+    artifact: Path,
+    slots: Sequence[Slot],
+    plan: Plan,
+    verified: Verification,
+) -> dict[str, Proof]:
+    """Return the proof of each adapter of ``source`` that changes its graph, by name.
+
+    ``read`` are the keys of the weights that the graph reads, ``slots`` those of ``artifact``, and ``verified`` is of it
+    without an adapter beside it.
+
+    Raises:
+        NumbersError: if an adapter changes nothing, or something else than merged weights would.
+    """
+    if not isinstance(source, TorchSource) or not source.adapters:
+        return {}
+    caches = [] if plan.cache == "float32" else pairs(source.inputs, source.outputs)
+    given = real(verified.inputs) if caches else verified.inputs
+    if source.unmerged is None:
+        return _beside(source, artifact, slots, plan, verified, given)
+    changing = [adapter for adapter in source.adapters if read & adapter.changed]
+    if not changing:
+        return {}
+    without = replace(source, weights=source.unmerged).run(given)
+    with_ = source.run(given) if plan.precision in BITS else verified.outputs
+    effect = require_effect(source.name, changing, without, with_)
+    return {adapter.name: Proof(verified.difference, effect) for adapter in changing}
+
+
+def _beside(
+    source: TorchSource,
+    artifact: Path,
+    slots: Sequence[Slot],
+    plan: Plan,
+    verified: Verification,
+    given: Mapping[str, Array],
+) -> dict[str, Proof]:
+    """Run ``artifact`` with each adapter, and the source with it merged into the weights that the artifact stores."""
+    reference = with_stored(source, artifact, plan.precision)
+    both = [] if plan.cache == "float32" else pairs(source.inputs, source.outputs)
+    held, presents = held_to(plan.precision, plan.cache), {present.name for _, present in both}
+    proofs = {}
+    for adapter in source.adapters:
+        filled = factors(adapter, slots)
+        if not filled:
+            continue
+        expected = replace(reference, weights=merged(reference.weights, [adapter])).run(given)
+        effect = require_effect(source.name, [adapter], verified.outputs, expected)
+        made = run_in_segments(artifact, {**verified.inputs, **filled})
+        found = compared(expected, real(made) if both else made, presents, plan.cache)
+        if not found.within(held):
+            raise NumbersError(
+                f"{source.name} with adapter {adapter.name} differs from its source with merged weights: "
+                f"{found}, allowed is {found.allowed(held)}",
+                where=source.name,
+                fix=FLOAT_FIX,
+            )
+        proofs[adapter.name] = Proof(found, effect)
+    return proofs
+
+
+def require_effect(
+    where: str, adapters: Sequence[Adapter], without: Mapping[str, Array], with_: Mapping[str, Array]
+) -> float:
+    """Return the least SQNR in dB of outputs ``without`` adapters, taken for those with them.
+
+    Raises:
+        NumbersError: if they are the same.
+    """
+    if all(np.array_equal(without[name], with_[name]) for name in with_):
+        names = " and ".join(adapter.name for adapter in adapters)
+        raise NumbersError(
+            f"adapter {names} does nothing: {where} gives the same outputs without it",
+            where=where,
+            fix="train it, or leave it out",
+        )
+    return min(sqnr(with_[name], without[name]) for name in with_)
