@@ -125,7 +125,7 @@ def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, li
     checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
     weights = match(submodel, checkpoint)
     facts = submodel.facts(path)
-    adapters = tuple(open_adapters(request.adapters, submodel))
+    adapters = tuple(open_adapters(request.adapters, submodel, weights))
     unmerged = None
     if request.adapters and not request.adapters.separate:
         weights, unmerged = merged(weights, adapters), weights

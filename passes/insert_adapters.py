@@ -1,6 +1,5 @@
 """Slots for adapters beside the matrices that they change."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -32,8 +31,10 @@ class InsertAdapters(Pass):
         """Rewrite every node that reads a matrix with a slot."""
         changes: list[Note] = []
         given: dict[str, ir.Value] = {}
+        there = {value.name for value in model.graph.inputs}
         for node in list(model.graph):
-            for slot in self._slots_of(node):
+            slot = self._slot_of(node)
+            if slot is not None and slot.down not in there:
                 for name in (slot.down, slot.up):
                     if name not in given:
                         given[name] = self._input(model.graph, slot, name)
@@ -41,25 +42,25 @@ class InsertAdapters(Pass):
                 changes.append(Note(module_path(node), f"{slot.module} takes an adapter"))
         return Result(model, modified=bool(changes), changes=tuple(changes))
 
-    def _slots_of(self, node: ir.Node) -> Iterator[Slot]:
-        """Yield the slot of what ``node`` multiplies by or gathers from, if it has one."""
+    def _slot_of(self, node: ir.Node) -> Slot | None:
+        """Return the slot of what ``node`` multiplies by or gathers from, if it has one."""
         if node.domain or node.op_type not in ("MatMul", "Gather"):
-            return
+            return None
         table = node.op_type == "Gather"
         tensor = getattr(node.inputs[0 if table else 1], "const_value", None)
         if not table:
             turned = getattr(tensor, "origin", None)
             tensor = turned.matrix if isinstance(turned, Transposed) else None
         if tensor is None:
-            return
+            return None
         cut = getattr(tensor, "origin", None)
         name, first = (cut.matrix.name, cut.rows.start) if isinstance(cut, Sliced) else (tensor.name, 0)
         tied = module_path(node)  # a weight with two names is stored under one of them
         for slot in self.slots:
             named = name == slot.weight or (tied == slot.module and len(tensor.shape) == 2)
             if slot.table == table and named and first == slot.first:
-                yield slot
-                return
+                return slot
+        return None
 
     def _input(self, graph: ir.Graph, slot: Slot, name: str) -> ir.Value:
         """Add an input that takes A or B of ``slot``."""

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,16 @@ from m4c.adapters.places import Place, places
 from m4c.checkpoints import safetensors, torch_file
 from m4c.errors import CheckpointError, NumbersError
 from m4c.models.graph import Submodel
-from m4c.weights import Array, array
+from m4c.weights import Array, array, part, stretches
 
 FILE, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 """What PEFT puts before the path of a module."""
 
 SHOWN = 5
+
+PART = 4 << 20
+"""Bytes of a weight that are read at once."""
 
 FACTORS = {
     "lora_A.weight": "down",
@@ -103,16 +106,20 @@ def _floats(tensor: ir.TensorProtocol) -> Array:
     return array(tensor).astype(np.float32)
 
 
-def open_adapters(adapters: Adapters | None, submodel: Submodel) -> list[Adapter]:
-    """Open all ``adapters`` that are for ``submodel``; see :func:`open_adapter`."""
+def open_adapters(adapters: Adapters | None, submodel: Submodel, weights: Tensors) -> list[Adapter]:
+    """Open all ``adapters`` that are for ``submodel``, whose base has ``weights``; see :func:`open_adapter`."""
     if adapters is None:
         return []
     found = adapters.of(submodel.name)
-    return [open_adapter(given, folder, submodel, adapters.pickled) for given, folder in found]
+    return [open_adapter(given, folder, submodel, weights, adapters.pickled) for given, folder in found]
 
 
-def open_adapter(given: Given, folder: Path, submodel: Submodel, pickled: bool = False) -> Adapter:
+def open_adapter(
+    given: Given, folder: Path, submodel: Submodel, weights: Tensors, pickled: bool = False
+) -> Adapter:
     """Open the adapter in ``folder`` for ``submodel``; its pairs are read once, as they are small, and checked.
+
+    Of tables with a pair PEFT stores a copy too: it counts only where it differs from the base's own of ``weights``.
 
     Raises:
         CheckpointError: if a file is missing, damaged or elsewhere, or a tensor is missing, extra, of another shape, or not of
@@ -125,7 +132,18 @@ def open_adapter(given: Given, folder: Path, submodel: Submodel, pickled: bool =
     reader = _Reader(given, file, submodel, configuration)
     adapter = reader.placed(opened)
     _check_values(adapter, file)
-    return adapter
+    paired = {pair.place.weight for pair in adapter.pairs}
+    whole = adapter.replaced.items()
+    changed = {name: t for name, t in whole if name not in paired or not _copy(t, weights[name])}
+    return replace(adapter, replaced=changed)
+
+
+def _copy(stored: ir.TensorProtocol, own: ir.TensorProtocol) -> bool:
+    """Return whether ``stored`` has the values of ``own``, as far as its dtype holds them."""
+    kind = stored.dtype.numpy()
+    return all(
+        np.array_equal(part(stored, rows), part(own, rows).astype(kind)) for rows in stretches(own, PART)
+    )
 
 
 def _file(folder: Path, pickled: bool) -> Path:

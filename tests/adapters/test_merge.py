@@ -36,8 +36,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def opened(folder: Path, submodel: Submodel, weight: float = 1.0) -> Adapter:
-    return open_adapter(Given("a", str(folder), weight), folder, submodel)
+def opened(folder: Path, submodel: Submodel, weights: Weights, weight: float = 1.0) -> Adapter:
+    return open_adapter(Given("a", str(folder), weight), folder, submodel, weights)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of PEFT: it saves tables too, and mends fan_in_fan_out
@@ -46,7 +46,7 @@ def test_weights_are_those_that_peft_merges(
     checkpoint: Path, backbone: Submodel, weights: Weights, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     expected = trained(tmp_path, checkpoint, **options)
-    made = merged(weights, [opened(tmp_path, backbone)])
+    made = merged(weights, [opened(tmp_path, backbone, weights)])
     assert set(made) == set(expected)
     changed = [name for name in made if not np.array_equal(array(weights[name]), expected[name])]
     assert changed
@@ -63,7 +63,7 @@ def test_several_add_up_by_their_weights(
 ) -> None:
     first = trained(tmp_path / "a", checkpoint, seed=1, **QV)
     second = trained(tmp_path / "b", checkpoint, seed=2, target_modules=["q_proj", "k_proj"], r=2)
-    both = [opened(tmp_path / "a", backbone, 0.5), opened(tmp_path / "b", backbone, -2)]
+    both = [opened(tmp_path / "a", backbone, weights, 0.5), opened(tmp_path / "b", backbone, weights, -2)]
     made = merged(weights, both)
     for name, values in first.items():
         before = array(weights[name])
@@ -91,7 +91,7 @@ def test_what_is_no_sum_does_not_mix(
     reason: str,
 ) -> None:
     trained(tmp_path, checkpoint, **options)
-    one = opened(tmp_path, backbone, weight)
+    one = opened(tmp_path, backbone, weights, weight)
     with pytest.raises(UsageError, match=reason):
         merged(weights, [replace(one, name="other", weight=1.0), one])
 
@@ -100,7 +100,7 @@ def test_nothing_is_read_before_it_is_needed(
     backbone: Submodel, weights: Weights, checkpoint: Path, tmp_path: Path
 ) -> None:
     trained(tmp_path, checkpoint, **QV)
-    adapter = opened(tmp_path, backbone)
+    adapter = opened(tmp_path, backbone, weights)
 
     def fail() -> Array:
         raise AssertionError("a weight was read")
@@ -137,4 +137,4 @@ def test_the_papers_numbers_of_parameters(tmp_path: Path, rank: int, parameters:
         for side, shape in (("A", (rank, 4096)), ("B", (4096, rank)))
     }
     save_file(pairs, tmp_path / FILE)
-    assert opened(tmp_path, submodel).parameters == parameters
+    assert opened(tmp_path, submodel, {}).parameters == parameters
