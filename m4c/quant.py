@@ -37,6 +37,9 @@ BOUNDS = "m4c.bounds"
 INSTEAD = "m4c.instead"
 """Key of a value that may take the place of another: the name of the other."""
 
+EXTREMES = "m4c.extremes"
+"""Key of a value whose few large entries matter more than the steps of all others: its range holds all that samples show."""
+
 WHOLE = "m4c.whole"
 """Key of the smallest and the largest of the whole numbers that a float input holds, separated by a space."""
 
@@ -177,6 +180,16 @@ def set_range(value: ir.Value, low: float, high: float) -> None:
 def set_bounds(value: ir.Value, low: float, high: float) -> None:
     """Write the range that ``value`` has by construction: calibration takes it, whatever the samples show."""
     value.metadata_props[BOUNDS] = f"{float(low)!r} {float(high)!r}"
+
+
+def keep_extremes(value: ir.Value) -> None:
+    """Write that calibration must not cut the range of ``value``, whatever the observer: sums of it live by its largest."""
+    value.metadata_props[EXTREMES] = "yes"
+
+
+def keeps_extremes(value: ir.Value) -> bool:
+    """Return whether :func:`keep_extremes` was called."""
+    return EXTREMES in value.metadata_props
 
 
 def get_bounds(value: ir.Value) -> tuple[float, float] | None:

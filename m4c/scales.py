@@ -61,6 +61,7 @@ _COPIED = (
     "Unsqueeze",
     "Resize",
     "Clip",
+    "ReduceMax",
 )
 
 RULES: Rules = {

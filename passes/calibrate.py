@@ -16,7 +16,7 @@ from m4c.errors import UsageError
 from m4c.model import module_path
 from m4c.observers import MinMax, Observer, Watch
 from m4c.pipeline import Note, Pass, Property, Result
-from m4c.quant import CALIBRATED, activations, get_bounds, set_range
+from m4c.quant import CALIBRATED, activations, get_bounds, keeps_extremes, set_range
 from m4c.sweep import Sample, sweep
 from m4c.weights import array
 
@@ -80,9 +80,10 @@ def observe(
     """
     watches: dict[str, Watch] = {}
     origin = {str(o.name): module_path(node) for node in model.graph for o in node.outputs}
+    uncut = {str(value.name) for value in activations(model.graph) if keeps_extremes(value)}
     for name, value in sweep(model, _checked(model.graph, samples), workspace, progress):
         _check_numbers(name, value, origin.get(name, "the sample"))
-        watches.setdefault(name, Watch(observer)).add(value)
+        watches.setdefault(name, Watch(MinMax() if name in uncut else observer)).add(value)
     ranges = {name: seen.range(enough) for name, seen in watches.items()}
     for operand in stored_operands(model.graph):
         assert operand.const_value is not None

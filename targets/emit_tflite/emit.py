@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from m4c.errors import UnsupportedError
+from m4c.targets.emit_tflite.arithmetic import Emit
 from m4c.targets.emit_tflite.file import Progress, write
 from m4c.targets.emit_tflite.flat import SIGNATURE, Codes, Flat
 from m4c.targets.emit_tflite.lowering import Lowering
@@ -15,23 +16,27 @@ from m4c.targets.emit_tflite.units import Unit, units
 
 
 def to_tflite(
-    model: ir.Model | Mapping[str, ir.Model], path: Path, *, progress: Progress | None = None
+    model: ir.Model | Mapping[str, ir.Model],
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    operators: Mapping[str, Emit] = EMIT,
 ) -> None:
     """Write ``model`` as a TFLite file with one signature whose inputs and outputs have the names of the IR.
 
     Several models, by the names of their signatures, are those of one source at different sizes: what they have in common is
     stored once. Weights are read one at a time while the file is written, scales of quantized ones before that. ``progress``
-    hears the bytes written since its last call. Equal models give equal bytes; a write that fails leaves no file.
+    hears the bytes written since its last call. ``operators`` has the function for each operator. Equal models give equal bytes; a write that fails leaves no file.
 
     Raises:
         UnsupportedError: before anything is written, if an operator or a form of it is not known.
     """
     models = {SIGNATURE: model} if isinstance(model, ir.Model) else model
     codes: Codes = {}
-    write({name: lower(one, codes) for name, one in models.items()}, path, progress)
+    write({name: lower(one, codes, operators) for name, one in models.items()}, path, progress)
 
 
-def lower(model: ir.Model, codes: Codes | None = None) -> Flat:
+def lower(model: ir.Model, codes: Codes | None = None, operators: Mapping[str, Emit] = EMIT) -> Flat:
     """Return ``model`` as a sub-graph of a TFLite file that has ``codes``, with its weights unread."""
     graph = model.graph
     pieces = units(graph)
@@ -48,7 +53,7 @@ def lower(model: ir.Model, codes: Codes | None = None) -> Flat:
     flat.inputs = [(value.name or "", at.port(value)) for value in graph.inputs]
     for unit in pieces:
         at.begin(unit, unit.operator in FOLLOWS)
-        EMIT[unit.operator](at, unit)
+        operators[unit.operator](at, unit)
     flat.outputs = [(value.name or "", at.port(value)) for value in graph.outputs]
     return flat
 

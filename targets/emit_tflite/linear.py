@@ -1,11 +1,14 @@
 """Matrix products: by a stored matrix (FULLY_CONNECTED, which stores it as [N, K]) and of two computed values."""
 
+from collections.abc import Sequence
+from math import prod
+
 import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.targets.emit_tflite.flat import Affine
-from m4c.targets.emit_tflite.lowering import TURNED, Lowering
+from m4c.targets.emit_tflite.lowering import KERNEL, TURNED, Lowering
 from m4c.targets.emit_tflite.units import Unit, rounded_weight
 
 Op = tfl.BuiltinOperator
@@ -30,6 +33,46 @@ def linear(at: Lowering, unit: Unit) -> None:
     options.quantizedBiasType = bias_type(at, source)
     with at.result(unit.outputs[0]) as target:
         at.emit(Op.FULLY_CONNECTED, [source, weight, bias], [target], options)
+
+
+def convolved(at: Lowering, unit: Unit) -> None:
+    """x @ W + b as CONV_2D with a kernel of 1×1, for runtimes whose FULLY_CONNECTED takes a single row.
+
+    The rows of x are a picture of height 1. (Of more, too, where x is one already: [1, H, W, K].)
+    """
+    x, w = unit.input(0), unit.input(1)
+    rows, columns = at.shape(w)
+    shape, output = at.shape(x), unit.outputs[0]
+    picture = shape if len(shape) == 4 and shape[0] == 1 else (1, 1, prod(shape[:-1]), rows)
+    source = _reshaped(at, at.read(x), picture, "picture")
+    weight = at.laid_out(
+        w, KERNEL, lambda held: held.T.reshape(columns, 1, 1, rows), (columns, 1, 1, rows), (1, 0)
+    )
+    bias = biased(at, unit.optional(2), source, weight, columns)
+    options = tfl.Conv2DOptionsT()
+    options.padding, options.strideH, options.strideW = int(tfl.Padding.VALID), 1, 1
+    options.dilationHFactor, options.dilationWFactor = 1, 1
+    options.quantizedBiasType = bias_type(at, source)
+    with at.result(output) as target:
+        if at.shape(output) == (*picture[:-1], columns):
+            at.emit(Op.CONV_2D, [source, weight, bias], [target], options)
+            return
+        made = at.like("picture", (*picture[:-1], columns), target)
+        at.emit(Op.CONV_2D, [source, weight, bias], [made], options)
+        reshape = tfl.ReshapeOptionsT()
+        reshape.newShape = list(at.shape(output))
+        at.emit(Op.RESHAPE, [made, at.ints(at.shape(output))], [target], reshape)
+
+
+def _reshaped(at: Lowering, source: int, shape: Sequence[int], name: str) -> int:
+    """Return tensor ``source`` in another shape."""
+    if at.flat.tensors[source].shape == tuple(shape):
+        return source
+    made = at.like(name, shape, source)
+    options = tfl.ReshapeOptionsT()
+    options.newShape = list(shape)
+    at.emit(Op.RESHAPE, [source, at.ints(shape)], [made], options)
+    return made
 
 
 def biased(at: Lowering, bias: ir.Value | None, source: int, weight: int, channels: int) -> int:

@@ -26,6 +26,9 @@ Op = tfl.BuiltinOperator
 TURNED = "transposed"
 """The layout of a matrix whose rows are the columns of the model's."""
 
+KERNEL = "kernel"
+"""The layout of such a matrix as a convolution of 1×1 has it: the same bytes in another shape."""
+
 
 @dataclass
 class Lowering(Placing):
@@ -130,7 +133,7 @@ class Lowering(Placing):
                 raise untyped(carrier)
             source = checked(carrier)
             origin = getattr(source, "origin", None)
-            if layout == TURNED and isinstance(origin, Transposed):
+            if layout in (TURNED, KERNEL) and isinstance(origin, Transposed):
                 source, view = origin.matrix, None
             made = Tensor(
                 f"{carrier.name}.{layout}", carrier.dtype, tuple(shape), scales, Content(source, view)

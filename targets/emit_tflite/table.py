@@ -71,6 +71,9 @@ EMIT: dict[str, Emit] = {
 }
 """By operator type; ``Linear``, ``Rsqrt``, ``Square`` and ``Whole`` are units of :mod:`m4c.targets.emit_tflite.units`."""
 
+CONVOLVED: dict[str, Emit] = {**EMIT, "Linear": linear.convolved}
+"""The same for a runtime whose FULLY_CONNECTED takes a single row: every product by a stored matrix is a convolution."""
+
 FLOAT_ONLY = frozenset(
     {
         "Cast",

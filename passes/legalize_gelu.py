@@ -1,0 +1,58 @@
+"""GELU from operators that an accelerator without it has."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from m4c.model import module_path
+from m4c.passes.properties import typed
+from m4c.passes.reading import is_op, known
+from m4c.pipeline import Note, Pass, Property, Result
+from m4c.quant import set_bounds
+from m4c.rewrite import Replacement
+
+LINEAR, CUBIC = 1.5957691216, 0.0713548163
+"""2 · √(2/π), and that times 0.044715: the coefficients of the approximation by tanh, which is x · σ(LINEAR · x + CUBIC · x³)."""
+
+QUICK = 1.702
+"""What the argument of a sigmoid is multiplied by to be near the normal distribution."""
+
+SATURATED = 6.0
+"""σ(±6) is within a step of 1/256 of its limits."""
+
+
+@dataclass(frozen=True)
+class LegalizeGelu(Pass):
+    """Rewrite every GELU.
+
+    Before: ``y = Gelu(x)``. After: ``y = x · Sigmoid(x · (1.596 + 0.0714 · x · x))``, the approximation by tanh, within 5e-4 of
+    the exact one; ``quick``: ``y = x · Sigmoid(1.702 · x)``, within 0.021.
+    """
+
+    form: Literal["tanh", "quick"] = "tanh"
+
+    name: ClassVar[str] = "legalize-gelu"
+    needs: ClassVar[tuple[Property, ...]] = (typed,)
+    gives: ClassVar[tuple[Property, ...]] = (typed,)
+
+    def call(self, model: ir.Model) -> Result:
+        """Rewrite each."""
+        changes = []
+        for node in [n for n in model.graph if is_op(n, "Gelu")]:
+            edit, x = Replacement(node), known(node.inputs[0])
+            argument = self._argument(edit, x)
+            set_bounds(argument, -SATURATED, SATURATED)
+            share = edit.op("Sigmoid", [argument], shape=x.shape)
+            edit.finish(edit.op("Mul", [x, share], shape=x.shape))
+            changes.append(Note(module_path(node), f"Gelu as {self.form}"))
+        return Result(model, modified=bool(changes), changes=tuple(changes))
+
+    def _argument(self, edit: Replacement, x: ir.Value) -> ir.Value:
+        """Return what the sigmoid is of."""
+        if self.form == "quick":
+            return edit.op("Mul", [x, edit.constant("quick", QUICK)], shape=x.shape)
+        square = edit.op("Mul", [x, x], shape=x.shape)
+        scaled = edit.op("Mul", [square, edit.constant("cubic", CUBIC)], shape=x.shape)
+        slope = edit.op("Add", [scaled, edit.constant("linear", LINEAR)], shape=x.shape)
+        return edit.op("Mul", [x, slope], shape=x.shape)
