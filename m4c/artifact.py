@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnx_ir as ir
 from m4c.adapters.proof import Proof
 from m4c.bundle import (
     GraphRecord,
+    HostRecord,
     PortRecord,
     SignatureRecord,
     SlotRecord,
@@ -28,9 +30,11 @@ from m4c.numerics import held_to
 from m4c.pipeline import Note, Pipeline
 from m4c.precisions import BITS
 from m4c.request import Plan
+from m4c.runners import host_file
 from m4c.slots import Slot
 from m4c.source import Source, TorchSource
-from m4c.targets.emit_tflite import read_ports
+from m4c.targets.emit_tflite import TensorPort, read_ports
+from m4c.targets.read_tflite import read_tflite
 from m4c.verify import Verification
 
 
@@ -86,9 +90,29 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         cache=artifact.plan.cache,
         calibration=artifact.samples.described if artifact.samples else None,
         signature=signature,
+        host=_host(artifact.path, folder),
         further=dict(further),
         slots=tuple(SlotRecord(s.module, s.down, s.up, s.inputs, s.outputs) for s in artifact.slots),
         **{field.name: getattr(first, field.name) for field in fields(first)},
+    )
+
+
+def _host(path: Path, folder: Path) -> HostRecord | None:
+    """Return the record of what the CPU does before the artifact at ``path``, if there is something."""
+    file = host_file(path)
+    if not file.is_file():
+        return None
+    ports = read_ports(file)
+    outputs = (
+        PortRecord(port.name, "float32", port.shape, "rows that the host looked up", {}, _stored_as(port))
+        for port in ports.outputs
+    )
+    operators = Counter(node.operator for graph in read_tflite(file) for node in graph.nodes)
+    return HostRecord(
+        record_file(folder, file),
+        tuple(port.name for port in ports.inputs),
+        tuple(outputs),
+        dict(sorted(operators.items())),
     )
 
 
@@ -177,13 +201,21 @@ def _stored_ports(path: Path, signature: str) -> Mapping[str, Any]:
     """Return how the tensors at the border of a signature of a TFLite file are stored, by name."""
     if path.suffix != ".tflite":
         return {}
-    ports = read_ports(path, signature)
-    return {port.name: port for port in (*ports.inputs, *ports.outputs)}
+    files = [read_ports(path, signature)]
+    if host_file(path).is_file():
+        files.append(read_ports(host_file(path)))
+    return {port.name: port for ports in files for port in (*ports.inputs, *ports.outputs)}
 
 
 def _port(port: Port, stored: Mapping[str, Any]) -> PortRecord:
     """Return the manifest's record of a port."""
-    kept, quantization = stored.get(port.name), None
-    if kept is not None and kept.scale is not None:
-        quantization = {"dtype": kept.dtype, "scale": kept.scale, "zero_point": kept.zero_point}
+    kept = stored.get(port.name)
+    quantization = _stored_as(kept) if kept is not None else None
     return PortRecord(port.name, port.dtype, port.shape, port.meaning, dict(port.host), quantization)
+
+
+def _stored_as(port: TensorPort) -> dict[str, Any] | None:
+    """Return how the integers of a port are meant, None where it holds no such."""
+    if port.scale is None:
+        return None
+    return {"dtype": port.dtype, "scale": port.scale, "zero_point": port.zero_point}

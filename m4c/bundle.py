@@ -122,6 +122,19 @@ class MergedRecord:
 
 
 @dataclass(frozen=True)
+class HostRecord:
+    """What the CPU does before the accelerator: a file of its own, in the same format."""
+
+    file: FileRecord
+    inputs: tuple[str, ...]
+    """Which inputs of the graph it takes; the others go to the graph's own file."""
+    outputs: tuple[PortRecord, ...]
+    """What it gives to inputs of the same names of the graph's own file."""
+    operators: Mapping[str, int]
+    """The operators of the file and how many there are."""
+
+
+@dataclass(frozen=True)
 class SignatureRecord:
     """One more signature of a TFLite file: what is its own in the record of a graph."""
 
@@ -162,6 +175,8 @@ class GraphRecord:
     """What its caches are stored in."""
     signature: str = ""
     """Which signature of a TFLite file ports, sizes, operators, verification and vector are of; an ONNX file has none."""
+    host: HostRecord | None = None
+    """What the CPU does before, where not all of the graph is the accelerator's."""
     further: Mapping[str, SignatureRecord] = field(default_factory=dict)
     """The other signatures of the file, over the same weights."""
     slots: tuple[SlotRecord, ...] = ()
@@ -179,7 +194,8 @@ class GraphRecord:
     @property
     def files(self) -> tuple[FileRecord, ...]:
         """The files of this graph alone."""
-        return (self.file, *(one.vector for one in self.signatures))
+        host = (self.host.file,) if self.host is not None else ()
+        return (self.file, *host, *(one.vector for one in self.signatures))
 
 
 @dataclass(frozen=True)

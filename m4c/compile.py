@@ -31,6 +31,7 @@ from m4c.checkpoints import open_checkpoint
 from m4c.errors import UnsupportedError
 from m4c.float_graphs import FloatGraphs
 from m4c.held_out import typical
+from m4c.host_part import is_step, split
 from m4c.models.graph import Submodel
 from m4c.numerics import SQNR_FLOOR_DB
 from m4c.observers import ENOUGH, NAMED, Observer
@@ -42,16 +43,21 @@ from m4c.pipeline import Pipeline
 from m4c.precisions import BITS, INTEGER
 from m4c.progress import Progress
 from m4c.request import Plan, Request, fall_back, plan, weight_scheme
+from m4c.runners import host_file
 from m4c.scheme import CALIBRATED, Given, Grids
 from m4c.selection import selected_graphs, selected_submodels
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.staging import begin, read_finished, request_key, staged, write_finished
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
-from m4c.targets.emit_tflite import to_tflite
+from m4c.targets.emit_tflite import EMIT, to_tflite
+from m4c.targets.emit_tflite.table import CONVOLVED
 from m4c.verify import verify
 from m4c.weight_file import WeightFile
 
 TOOLS = ("ai-edge-litert", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers", "diffusers")
+LOOKED_UP = "all of it is a step of the host: rows looked up by numbers"
+"""Why a graph has nothing for an accelerator."""
+
 Step = Callable[[int, int], None]
 """Told how much of a stage is done, and of how much."""
 
@@ -214,6 +220,8 @@ def _build(
         models = {}
         for name in sources:
             models[name], reports = pipeline.run(captured.pop(name))
+        if "host" in planned.rewrites and all(is_step(models[name].graph) for name in models):
+            planned = replace(planned, processor="cpu", fallback=LOOKED_UP)
         progress.stage(source.name, "emit")
         stem = folder / source.name.partition("/")[2]
         path = _emit(models, planned, stem, f"{source.name} {pipeline}", weights, step)
@@ -277,7 +285,7 @@ def pipeline_for(
     else:
         observer = _observer(request, planned)
         calibrate = Calibrate(samples.items, workspace, observer, lambda done: step(done, 0), ENOUGH)
-        pipeline = for_integers(planned.precision, planned.format, calibrate)
+        pipeline = for_integers(planned.precision, planned.format, calibrate, planned.rewrites)
     return with_cache(pipeline, planned.cache)
 
 
@@ -326,8 +334,14 @@ def _emit(
     path = stem.with_name(f"{stem.name}.{planned.format}")
     if planned.format == "onnx":
         to_onnx(model, path, weights, advance, origin)
-    else:
-        to_tflite(models, path, progress=advance)
+        return path
+    before = None
+    if "host" in planned.rewrites:
+        before, model = split(model)
+        models = dict.fromkeys(models, model)
+    if before is not None:
+        to_tflite(before, host_file(path), progress=advance)
+    to_tflite(models, path, progress=advance, operators=CONVOLVED if "linear" in planned.rewrites else EMIT)
     return path
 
 

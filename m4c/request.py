@@ -95,6 +95,8 @@ class Plan:
     """Dimensions that are numbers here."""
     cache: str = "float32"
     """What its caches are stored in."""
+    rewrites: frozenset[str] = frozenset()
+    """What its graph is rewritten by, as the target's profile says (:data:`m4c.targets.rules.REWRITES`)."""
     several: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """The names and the sizes of its signatures, where there are several; the first has ``sizes``."""
 
@@ -137,7 +139,15 @@ def _plan(request: Request, source: Source) -> Plan:
         sizes = {**source.static, **sizes}
     dialect = request.dialect or (fastest if file_format == "onnx" else "standard")
     several = _signatures(request, source, sizes, file_format, precision)
-    wanted = Plan(file_format, precision, target.name, dialect, sizes=sizes, several=several)
+    wanted = Plan(
+        file_format,
+        precision,
+        target.name,
+        dialect,
+        sizes=sizes,
+        rewrites=_rewrites(target, file_format, precision),
+        several=several,
+    )
     ports = source.sized(sizes).inputs
     growing = sorted({d for port in ports for d in port.shape if isinstance(d, str) and "+" not in d})
     if growing and static:
@@ -151,6 +161,12 @@ def _plan(request: Request, source: Source) -> Plan:
     if wanted.precision in INTEGER and (reason := without_samples(source, request.calibration)):
         return fall_back(reason, request)
     return wanted
+
+
+def _rewrites(target: Target, file_format: str, precision: str) -> frozenset[str]:
+    """Return what graphs are rewritten by for ``target``: int8 graphs of the format that its profile says it for."""
+    runtime = target.runtimes.get(file_format)
+    return runtime.rewrites if runtime is not None and precision == "int8" else frozenset()
 
 
 def _signatures(

@@ -37,6 +37,11 @@ def open_runner(
     raise UsageError(f"{path} is neither .onnx nor .tflite", fix="give an artifact of a bundle")
 
 
+def host_file(path: Path) -> Path:
+    """Return where the host's part of the artifact at ``path`` is, if it has one: what the CPU does before it."""
+    return path.with_suffix(f".host{path.suffix}")
+
+
 def open_runners(path: Path, signatures: Sequence[str], adapter: Path | None = None) -> list[Runner]:
     """Open an artifact by each of ``signatures``, of which an ONNX file has one without a name; it is loaded once.
 
@@ -141,6 +146,8 @@ class TfliteRunner:
         if signature is None and len(names) != 1:
             raise UnsupportedError(f"{path} has {len(names)} signatures, one is needed", where=str(path))
         self._signature = self._find(names[0] if signature is None else signature)
+        before = host_file(path)
+        self._before = TfliteRunner(before, threads, keep_all=keep_all) if before.is_file() else None
 
     def _find(self, signature: str) -> Any:
         names = sorted(self.interpreter.get_signature_list())
@@ -167,17 +174,30 @@ class TfliteRunner:
             except ValueError:  # a tensor without data: a temporary of a kernel
                 continue
             yield detail, value
+        if self._before is not None:
+            yield from self._before.tensors()
+
+    @property
+    def inputs(self) -> set[str]:
+        """The names of what :meth:`run` takes: the host's part has inputs of its own."""
+        own = set(self._signature.get_input_details())
+        if self._before is None:
+            return own
+        return (own - set(self._before._signature.get_output_details())) | self._before.inputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return all outputs by name."""
         details = self._signature.get_input_details()
-        if set(inputs) != set(details):
+        if set(inputs) != self.inputs:
             raise UsageError(
-                f"the inputs are {', '.join(sorted(details))}, given were {', '.join(sorted(inputs))}",
+                f"the inputs are {', '.join(sorted(self.inputs))}, given were {', '.join(sorted(inputs))}",
                 where=str(self._path),
                 fix="give each by its name",
             )
-        stored = {name: to_stored(value, details[name]) for name, value in inputs.items()}
+        given = dict(inputs)
+        if self._before is not None:
+            given |= self._before.run({name: given[name] for name in self._before.inputs})
+        stored = {name: to_stored(given[name], detail) for name, detail in details.items()}
         try:
             made = self._signature(**stored)
         except (RuntimeError, ValueError) as error:

@@ -1,6 +1,6 @@
 """The passes, one a file, and the order in which a compile runs them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from m4c.observers import MinMax, Observer, Trimmed
@@ -14,6 +14,14 @@ from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
 from m4c.passes.insert_adapters import InsertAdapters
+from m4c.passes.legalize_attention import LegalizeAttention
+from m4c.passes.legalize_batch import LegalizeBatch
+from m4c.passes.legalize_concat import LegalizeConcat
+from m4c.passes.legalize_gather import LegalizeGather
+from m4c.passes.legalize_gelu import LegalizeGelu
+from m4c.passes.legalize_mean import LegalizeMean
+from m4c.passes.legalize_rms import LegalizeRms
+from m4c.passes.legalize_tied import LegalizeTied
 from m4c.passes.narrow_cache import NarrowCache
 from m4c.passes.offer_norms import OfferNorms
 from m4c.passes.pack_matmul import PackMatMul
@@ -23,7 +31,7 @@ from m4c.passes.simplify import Simplify
 from m4c.passes.split_softmax import SplitSoftmax
 from m4c.passes.stack_products import StackProducts
 from m4c.passes.tabulate import Tabulate
-from m4c.pipeline import Pipeline
+from m4c.pipeline import Pass, Pipeline
 from m4c.scales import WIDE_KERNELS
 from m4c.scheme import Given, Grids, Scheme
 from m4c.slots import Slot
@@ -34,6 +42,22 @@ OBSERVERS: Mapping[str, Observer] = {"int8": Trimmed(), "int16x8": MinMax()}
 In int8, values that stand far out are given up. Calibrated on two sentences, Whisper tiny.en's encoder follows its source on
 ten with 12.6 dB on average, with 12.0 dB where every tensor has the range that holds 99.98 %, and with 2 dB where it has its
 extremes. Its decoder on a float encoder's output writes 9 of 118 words otherwise, and 33 where every tensor has that range.
+"""
+
+
+LEGALIZE: Mapping[str, Pass] = {
+    "tied": LegalizeTied(),
+    "rms": LegalizeRms(),
+    "gather": LegalizeGather(),
+    "concat": LegalizeConcat(),
+    "gelu": LegalizeGelu(),
+    "attention": LegalizeAttention(),
+    "batch": LegalizeBatch(),
+    "mean": LegalizeMean(),
+}
+"""The passes behind the rewrites that a target's profile may name, in their order.
+
+The others, ``linear`` and ``host``, are how a file is written.
 """
 
 
@@ -83,15 +107,19 @@ def with_cache(pipeline: Pipeline, kind: str) -> Pipeline:
     return pipeline if kind == "float32" else pipeline | NarrowCache(kind)
 
 
-def for_integers(precision: str, file_format: str, calibrate: Calibrate) -> Pipeline:
-    """Return the passes of an integer build of ``precision``."""
-    return (for_int8 if precision == "int8" else for_int16x8)(file_format, calibrate)
+def for_integers(
+    precision: str, file_format: str, calibrate: Calibrate, rewrites: Collection[str] = ()
+) -> Pipeline:
+    """Return the passes of an integer build of ``precision``; ``rewrites`` are what the target's profile names, for int8."""
+    if precision == "int8":
+        return for_int8(file_format, calibrate, rewrites)
+    return for_int16x8(file_format, calibrate)
 
 
-def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
+def for_int8(file_format: str, calibrate: Calibrate, rewrites: Collection[str] = ()) -> Pipeline:
     """Return the passes of a static int8 build."""
     return (
-        for_format(file_format, "norm")
+        legalized(for_format(file_format, "norm"), rewrites)
         | Tabulate()
         | EqualizeNorms()
         | SplitSoftmax()
@@ -100,6 +128,14 @@ def for_int8(file_format: str, calibrate: Calibrate) -> Pipeline:
         | ChooseNorms()
         | QuantizeStatic()
     )
+
+
+def legalized(pipeline: Pipeline, rewrites: Collection[str]) -> Pipeline:
+    """Return a pipeline followed by those of :data:`LEGALIZE` that ``rewrites`` name, and what cleans up behind them."""
+    chosen = [step for name, step in LEGALIZE.items() if name in rewrites]
+    for step in chosen:
+        pipeline = pipeline | step
+    return pipeline | Canonicalize(only=("Identity", "Reshape")) if chosen else pipeline
 
 
 def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:

@@ -50,6 +50,9 @@ class Canonicalize(Pass):
     Before: ``Gemm``, ``Squeeze``, ``Pow(x, 2)``, ``x · 1/√v``. After: ``MatMul + Add``, ``Reshape``, ``x · x``, ``x / √v``.
     """
 
+    only: tuple[str, ...] = ()
+    """The operators whose forms are applied, where it is not all."""
+
     name: ClassVar[str] = "canonicalize"
     needs: ClassVar[tuple[Property, ...]] = (typed,)
     gives: ClassVar[tuple[Property, ...]] = (typed,)
@@ -58,19 +61,22 @@ class Canonicalize(Pass):
         """Apply the forms until none applies."""
         changes: list[Note] = []
         for _ in range(ROUNDS):
-            made = [note for node in model.graph if (note := _apply(node)) is not None]
+            made = [note for node in model.graph if (note := self._apply(node)) is not None]
             if not made:
                 return Result(model, modified=bool(changes), changes=tuple(changes))
             changes += made
             ir.passes.common.RemoveUnusedNodesPass()(model)
         raise Bug(f"still changing after {ROUNDS} rounds: {changes[-1].text}", where=changes[-1].where)
 
-
-def _apply(node: ir.Node) -> Note | None:
-    """Try the form of one node."""
-    form = FORMS.get(node.op_type)
-    if form is None or node.domain not in ("", "ai.onnx"):
-        return None
-    where = module_path(node)
-    text = form(node)
-    return Note(where, text) if text is not None else None
+    def _apply(self, node: ir.Node) -> Note | None:
+        """Try the form of one node."""
+        form = FORMS.get(node.op_type)
+        if (
+            form is None
+            or node.domain not in ("", "ai.onnx")
+            or (self.only and node.op_type not in self.only)
+        ):
+            return None
+        where = module_path(node)
+        text = form(node)
+        return Note(where, text) if text is not None else None

@@ -4,9 +4,8 @@ An accelerator without BATCH_MATMUL still multiplies, adds up and takes maxima. 
 channels as the last axis, so that nothing is transposed and no more than three axes are larger than 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from m4c.passes.reading import Unlike, expect_axis, is_op, known, made_by, only_
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.quant import keep_extremes, set_bounds
 from m4c.rewrite import Replacement, attribute, static
-from m4c.weights import small, stored
+from m4c.weights import small
 
 HEADS_BACK, KEYS_BACK, KEYS_TURNED = (0, 2, 1, 3), (0, 2, 3, 1), (0, 1, 3, 2)
 
@@ -133,11 +132,13 @@ def _read(softmax: ir.Node) -> _Attention:
         if static(data) != shape:
             data, other = other, data
         if is_op(node, "Add"):
+            if scale != 1.0:
+                raise Unlike(f"{other.name} is added to its scores before they are scaled")
             _expect_mask(other, shape)
             masks.append(other)
         else:
             factor = small(other)
-            if factor is None or factor.size != 1 or masks:
+            if factor is None or factor.size != 1:
                 raise Unlike(f"its scores are multiplied by {other.name}")
             scale *= float(factor.item())
         value = data
@@ -179,7 +180,11 @@ def _rows(edit: Replacement, value: ir.Value, scale: float = 1.0) -> ir.Value:
     if maker is not None and is_op(maker, "Mul") and (factor := small(maker.inputs[1])) is not None:
         if factor.size == 1:
             return _rows(edit, known(maker.inputs[0]), scale * float(factor.item()))
-    if maker is not None and is_op(maker, "Transpose") and attribute(maker, "perm") in (HEADS_BACK, KEYS_BACK):
+    if (
+        maker is not None
+        and is_op(maker, "Transpose")
+        and attribute(maker, "perm") in (HEADS_BACK, KEYS_BACK)
+    ):
         turned = known(maker.inputs[0])
     elif maker is not None and is_op(maker, "Transpose") and attribute(maker, "perm") == KEYS_TURNED:
         return _rows(edit, known(maker.inputs[0]), scale)
@@ -214,12 +219,16 @@ def _sample(
         products = edit.op("Mul", [q, k], shape=(1, stop - start, count, channels))
         split = _shaped(edit, products, (1, (stop - start) * count, heads, width))
         axis = edit.constant("axis3", [3])
-        summed = edit.op("ReduceSum", [split, axis], {"keepdims": 0}, shape=(1, (stop - start) * count, heads))
+        summed = edit.op(
+            "ReduceSum", [split, axis], {"keepdims": 0}, shape=(1, (stop - start) * count, heads)
+        )
         scores = _shaped(edit, summed, (1, stop - start, count, heads))
         for mask in found.masks:
             cut = _piece(edit, mask, 0, number, number + 1)
             cut = _piece(edit, cut, 2, start, stop)
-            scores = edit.op("Add", [scores, _shaped(edit, cut, (1, *(static(cut) or ())[2:], 1))], shape=scores.shape)
+            scores = edit.op(
+                "Add", [scores, _shaped(edit, cut, (1, *(static(cut) or ())[2:], 1))], shape=scores.shape
+            )
         weights, root = _weights(edit, scores, 2)
         weights = edit.op("MatMul", [weights, spread], shape=(1, stop - start, count, channels))
         set_bounds(weights, 0.0, 1.0)

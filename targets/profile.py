@@ -15,7 +15,7 @@ from typing import Any
 from m4c.errors import ProfileError
 from m4c.precisions import PRECISIONS
 from m4c.targets.operators import known_operators
-from m4c.targets.rules import ALGORITHMS, EVIDENCE, Figures, Partitioning, Rule, Runtime, read_rule
+from m4c.targets.rules import ALGORITHMS, EVIDENCE, REWRITES, Figures, Partitioning, Rule, Runtime, read_rule
 from m4c.targets.tables import Table
 
 FORMATS = ("onnx", "tflite")
@@ -137,7 +137,7 @@ def _parse(text: str, where: str) -> Target:
 
 def _runtime(table: Table, form: str) -> Runtime:
     """Read who runs a format, and its rules."""
-    table.allow("runtime", "runtime_version", "vela", "partition", "rule")
+    table.allow("runtime", "runtime_version", "vela", "rewrites", "partition", "rule")
     known = known_operators(form)
     rules: tuple[Rule, ...] = tuple(read_rule(rule, known) for rule in table.tables("rule"))
     if not any(rule.allow or rule.refuse for rule in rules):
@@ -160,8 +160,18 @@ def _runtime(table: Table, form: str) -> Runtime:
         ),
         rules,
         frozenset() if any(rule.allow for rule in rules) else known,
+        _rewrites(table),
         table.text("vela", ACCELERATORS) if "vela" in table.content else None,
     )
+
+
+def _rewrites(table: Table) -> frozenset[str]:
+    """Read what graphs are rewritten by."""
+    named = table.texts("rewrites")
+    for name in named:
+        if name not in REWRITES:
+            raise table.error(f"unknown rewrite {name!r}", f"known are: {', '.join(REWRITES)}")
+    return frozenset(named)
 
 
 def _figures(table: Table) -> Figures:

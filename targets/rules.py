@@ -29,6 +29,20 @@ ALGORITHMS = {
 }
 """How runtimes cut a graph into partitions."""
 
+REWRITES = {
+    "tied": "a stored matrix that a table has too is stored again, turned around",
+    "rms": "RMS norms divide by the length",
+    "gather": "a row chosen at run time is a product with zeros and a one",
+    "concat": "only zeros are joined to computed values, the rest is added",
+    "gelu": "GELU is a product with a sigmoid",
+    "attention": "products of computed matrices and softmax are products, sums and maxima of single values",
+    "batch": "a convolution takes one sample",
+    "mean": "a mean over channels has a multiple of 4 of them",
+    "linear": "a product by a stored matrix is a convolution of 1×1",
+    "host": "what is computed from whole numbers is a file of its own, for the host",
+}
+"""What graphs may be rewritten by for a runtime that lacks operators, in the order in which it is done."""
+
 Refuses = Literal["operator", "model"]
 
 
@@ -84,6 +98,8 @@ class Runtime:
     rules: tuple[Rule, ...]
     otherwise: frozenset[str] = frozenset()
     """What runs where rules only refuse: every builtin operator."""
+    rewrites: frozenset[str] = frozenset()
+    """What int8 graphs are rewritten by: names of :data:`REWRITES`."""
     compiler: str | None = None
     """The accelerator that Vela compiles for, where that is the target's compiler."""
 
