@@ -196,10 +196,10 @@ def _rows(edit: Replacement, value: ir.Value, scale: float = 1.0) -> ir.Value:
     before = turned.producer()
     flat = before.inputs[0] if before is not None and is_op(before, "Reshape") else None
     if flat is None or static(flat) != shape:
-        flat = edit.op("Reshape", [turned, edit.constant("rows", shape)], shape=shape)
+        flat = _shaped(edit, turned, shape)
     if scale == 1.0:
         return flat
-    return edit.op("Mul", [flat, edit.constant("scale", scale)], shape=shape)
+    return edit.op("Mul", [flat, edit.constant(f"scale{scale!r}", scale)], shape=shape)
 
 
 def _sample(

@@ -11,7 +11,7 @@ from m4c.passes.properties import typed
 from m4c.passes.reading import is_op
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.rewrite import Replacement, attribute, static
-from m4c.weights import Array, array, lazy, stored, stored_value
+from m4c.weights import Array, array, lazy, small, stored, stored_value
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LegalizeConcat(Pass):
     def call(self, model: ir.Model) -> Result:
         """Rewrite each Concat that qualifies; others with stored operands are misses."""
         changes, misses = [], []
-        for node in [n for n in model.graph if is_op(n, "Concat") and any(map(stored, n.inputs))]:
+        for node in [n for n in model.graph if is_op(n, "Concat") and any(map(_holds, n.inputs))]:
             reason = _reason(node)
             if reason:
                 misses.append(Note(module_path(node), reason))
@@ -38,6 +38,12 @@ class LegalizeConcat(Pass):
             changes.append(Note(module_path(node), "stored part of a Concat is added to zeros"))
         ir.passes.common.RemoveUnusedNodesPass()(model)
         return Result(model, modified=bool(changes), changes=tuple(changes), misses=tuple(misses))
+
+
+def _holds(operand: ir.Value | None) -> bool:
+    """Return whether ``operand`` is stored, and more than zeros as this pass joins them."""
+    held = small(operand)
+    return stored(operand) and (held is None or bool(held.any()))
 
 
 def _reason(node: ir.Node) -> str:

@@ -1,4 +1,4 @@
-"""Sub-models for the Edge TPU: every tensor of every file is an integer."""
+"""Sub-models for the Edge TPU: every tensor of every file is an integer, and every operator is one that it runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,22 +8,32 @@ import pytest
 from ai_edge_litert import schema_py_generated as tfl
 
 from m4c.bundle import read_manifest
+from m4c.targets.emit_tflite import read_ports
+from m4c.targets.legality import Illegal, verdicts
+from m4c.targets.profile import load_target
+from m4c.targets.read_tflite import read_tflite
 from tests.end_to_end.channels import check
 from tests.end_to_end.command import m4c
 
 INTEGERS = {tfl.TensorType.INT8, tfl.TensorType.INT32}
 """Activations, weights and their indices, shapes and biases. Nothing is excepted: there is no FLOAT32 tensor."""
 
-LEAST_DB = {"unet": 15.0, "vae_encoder": 20.0}
+LEAST_DB = {
+    "img_dec/unet": 15.0,
+    "img_dec/vae_encoder": 20.0,
+    "imu_enc/encoder": 24.0,
+    "txt_enc/encoder": 19.0,
+    "aud_b_enc/encoder": 24.0,
+    "backbone/decoder": 20.0,
+}
 """SQNR of random weights on random numbers."""
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export the graphs with the most operators: convolutions, norms of groups and of tokens, attention, a time step."""
+    """Export graphs of every kind: convolutions, norms, attention with and without masks and caches, a time step, a batch."""
     out = tmp_path_factory.mktemp("edgetpu") / "bundle"
-    graphs = [f"img_dec/{graph}" for graph in LEAST_DB]
-    m4c("export", *graphs, "--target", "edgetpu", "--calibration", "random", "-o", str(out))
+    m4c("export", *LEAST_DB, "--target", "edgetpu", "--calibration", "random", "-o", str(out))
     return out
 
 
@@ -36,14 +46,33 @@ def tensors(path: Path) -> Iterator[Any]:
 @pytest.mark.parametrize("name", LEAST_DB)
 def test_every_tensor_is_an_integer(bundle: Path, name: str) -> None:
     found = {
-        tensor.type: tensor.name.decode() for tensor in tensors(bundle / f"graphs/img_dec/{name}.tflite")
+        tensor.type: tensor.name.decode() for tensor in tensors(bundle / f"graphs/{name}.tflite")
     }
     assert set(found) == INTEGERS, found
 
 
 @pytest.mark.parametrize("name", LEAST_DB)
+def test_every_operator_runs_there(bundle: Path, name: str) -> None:
+    (graph,) = read_tflite(bundle / f"graphs/{name}.tflite")
+    judged = verdicts(graph, load_target("edgetpu"))
+    assert [str(v.reasons[0]) for v in judged if isinstance(v, Illegal)] == []
+    assert len(judged) > 100
+
+
+def test_the_host_looks_up(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    host = manifest.graph("txt_enc/encoder").host
+    assert host is not None
+    assert host.inputs == ("tokens",)
+    assert set(host.operators) == {"ADD", "ARG_MAX", "GATHER"}
+    own = {port.name for port in read_ports(bundle / manifest.graph("txt_enc/encoder").file.path).inputs}
+    assert {port.name for port in host.outputs} == own
+    assert manifest.graph("imu_enc/encoder").host is None
+
+
+@pytest.mark.parametrize("name", LEAST_DB)
 def test_it_follows_eager_torch(bundle: Path, name: str) -> None:
-    graph = read_manifest(bundle).graph(f"img_dec/{name}")
+    graph = read_manifest(bundle).graph(name)
     assert (graph.fallback, graph.precision) == (None, "int8")
     assert graph.calibration is not None
     assert graph.calibration.startswith("random numbers (32 samples)")
