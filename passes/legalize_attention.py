@@ -177,9 +177,9 @@ def _back(result: ir.Value) -> ir.Node | None:
 def _rows(edit: Replacement, value: ir.Value, scale: float = 1.0) -> ir.Value:
     """Return queries, values [B, H, T, D] or turned keys [B, H, D, T] as [B, T, H · D], from before they were transposed."""
     maker, turned = value.producer(), None
-    if maker is not None and is_op(maker, "Mul") and (factor := small(maker.inputs[1])) is not None:
-        if factor.size == 1:
-            return _rows(edit, known(maker.inputs[0]), scale * float(factor.item()))
+    factor = small(maker.inputs[1]) if maker is not None and is_op(maker, "Mul") else None
+    if maker is not None and factor is not None and factor.size == 1:
+        return _rows(edit, known(maker.inputs[0]), scale * float(factor.item()))
     if (
         maker is not None
         and is_op(maker, "Transpose")

@@ -13,7 +13,7 @@ from m4c.quant import set_bounds
 from m4c.rewrite import Replacement
 
 LINEAR, CUBIC = 1.5957691216, 0.0713548163
-"""2 · √(2/π), and that times 0.044715: the coefficients of the approximation by tanh, which is x · σ(LINEAR · x + CUBIC · x³)."""
+"""2 · √(2/π), and that times 0.044715: the approximation by tanh is x · σ(LINEAR · x + CUBIC · x³)."""
 
 QUICK = 1.702
 """What the argument of a sigmoid is multiplied by to be near the normal distribution."""

@@ -19,8 +19,8 @@ from m4c.weights import derive, small, stored
 class LegalizeRms(Pass):
     """Rewrite every division by the root of the mean of squares of K channels.
 
-    Before: ``y = x / Sqrt(ReduceMean(x · x) + epsilon) · gamma``. After: ``y = LpNormalization(x) · (√K · gamma)``, which leaves
-    epsilon out: a relative change of epsilon / (2 · mean square).
+    Before: ``y = x / Sqrt(ReduceMean(x · x) + epsilon) · gamma``. After: ``y = LpNormalization(x) · (√K · gamma)``, which
+    leaves epsilon out: a relative change of epsilon / (2 · mean square).
     """
 
     name: ClassVar[str] = "legalize-rms"

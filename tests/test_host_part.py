@@ -82,5 +82,5 @@ def test_a_graph_of_look_ups_is_the_hosts() -> None:
 
 def test_a_look_up_among_computed_values_is_refused() -> None:
     text = "g (float[3,4] x, int64[1] i) => (float[1,4] y) { r = Relu(x) y = Gather<axis = 0>(r, i) }"
-    with pytest.raises(UnsupportedError, match="Gather reads .*, which the accelerator computes"):
+    with pytest.raises(UnsupportedError, match="which the accelerator computes"):
         split(quantized(text))

@@ -26,7 +26,8 @@ def to_tflite(
 
     Several models, by the names of their signatures, are those of one source at different sizes: what they have in common is
     stored once. Weights are read one at a time while the file is written, scales of quantized ones before that. ``progress``
-    hears the bytes written since its last call. ``operators`` has the function for each operator. Equal models give equal bytes; a write that fails leaves no file.
+    hears the bytes written since its last call. ``operators`` has the function for
+    each operator. Equal models give equal bytes; a write that fails leaves no file.
 
     Raises:
         UnsupportedError: before anything is written, if an operator or a form of it is not known.

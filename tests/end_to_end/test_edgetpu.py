@@ -45,9 +45,7 @@ def tensors(path: Path) -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", LEAST_DB)
 def test_every_tensor_is_an_integer(bundle: Path, name: str) -> None:
-    found = {
-        tensor.type: tensor.name.decode() for tensor in tensors(bundle / f"graphs/{name}.tflite")
-    }
+    found = {tensor.type: tensor.name.decode() for tensor in tensors(bundle / f"graphs/{name}.tflite")}
     assert set(found) == INTEGERS, found
 
 

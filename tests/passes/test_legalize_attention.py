@@ -1,17 +1,33 @@
 """legalize-attention: the numbers of attention from products, sums and maxima of single values, in every form that M4 has."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from m4c.numerics import TOLERANCE, difference
 from m4c.passes.legalize_attention import LegalizeAttention
+from m4c.pipeline import Result
 from tests.integer_graphs import run
 from tests.passes.rewriting import build
 
 Array = np.ndarray
 
-ALLOWED = {"Add", "Concat", "Mul", "ReduceMax", "ReduceSum", "Reciprocal", "Reshape", "Sigmoid", "Slice", "Sqrt", "Sub"}
+ALLOWED = {
+    "Add",
+    "Concat",
+    "Mul",
+    "ReduceMax",
+    "ReduceSum",
+    "Reciprocal",
+    "Reshape",
+    "Sigmoid",
+    "Slice",
+    "Sqrt",
+    "Sub",
+}
 """And Transpose, where heads come first, and MatMul by zeros and ones."""
 
 HEADS = """
@@ -22,10 +38,16 @@ f = Reshape(v, heads) g = Transpose<perm = [0, 2, 1, 3]>(f)
 BACK = "h = MatMul(w, g) i = Transpose<perm = [0, 2, 1, 3]>(h) y = Reshape(i, rows)"
 
 
-def of_rows(body: str, batch: int = 1, steps: int = 5, count: int = 7, **more: Array) -> ir.Model:
+def of_rows(
+    body: str,
+    more: Mapping[str, Array] = MappingProxyType({}),
+    batch: int = 1,
+    steps: int = 5,
+    count: int = 7,
+) -> ir.Model:
     """Return an attention of 2 heads over rows of 8 channels."""
     ports = f"float[{batch},{steps},8] q, float[{batch},{count},8] k, float[{batch},{count},8] v"
-    stored = {
+    stored: dict[str, Array] = {
         "heads": np.array([batch, -1, 2, 4], np.int64),
         "rows": np.array([batch, steps, 8], np.int64),
         "half": np.array(0.5, np.float32),
@@ -56,12 +78,12 @@ def drawn(model: ir.Model, rng: np.random.Generator) -> dict[str, Array]:
 PLAIN = "s = MatMul(c, e) w = Softmax<axis = -1>(s)"
 SCALED = "r = MatMul(c, e) s = Mul(r, half) w = Softmax<axis = -1>(s)"
 MASKED = "r = MatMul(c, e) s = Mul(r, half) u = Add(s, mask) w = Softmax<axis = -1>(u)"
-CAUSAL = {"mask": np.triu(np.full((1, 1, 5, 7), -1e9, np.float32), 1)}
+CAUSAL: dict[str, Array] = {"mask": np.triu(np.full((1, 1, 5, 7), -1e9, np.float32), 1)}
 
 FORMS = {
     "plain": lambda: of_rows(PLAIN),
     "scaled": lambda: of_rows(SCALED),
-    "masked": lambda: of_rows(MASKED, **CAUSAL),
+    "masked": lambda: of_rows(MASKED, CAUSAL),
     "batch": lambda: of_rows(PLAIN, batch=3),
     "one query of rows": lambda: of_rows(PLAIN, steps=1),
     "a cache": lambda: of_heads(1, 9),
@@ -103,20 +125,27 @@ def test_nothing_is_larger_than_asked_for() -> None:
     [
         ("s = MatMul(c, e) w = Softmax<axis = 2>(s)", "along axis 2"),
         ("s = MatMul(c, e) r = Relu(s) w = Softmax<axis = -1>(r)", "come from no product"),
-        ("s = MatMul(c, e) r = Add(s, mask) u = Mul(r, half) w = Softmax<axis = -1>(u)", "before they are scaled"),
+        (
+            "s = MatMul(c, e) r = Add(s, mask) u = Mul(r, half) w = Softmax<axis = -1>(u)",
+            "before they are scaled",
+        ),
         ("s = MatMul(c, e) r = Add(s, heavy) w = Softmax<axis = -1>(r)", "is added to scores"),
     ],
 )
 def test_another_form_stays_and_says_why(body: str, reason: str) -> None:
-    used = {name: a for name, a in {**CAUSAL, "heavy": np.ones((1, 2, 5, 7), np.float32)}.items() if name in body}
-    model = of_rows(body, **used)
+    used = {
+        name: a for name, a in {**CAUSAL, "heavy": np.ones((1, 2, 5, 7), np.float32)}.items() if name in body
+    }
+    model = of_rows(body, used)
     result = LegalizeAttention()(model)
+    assert isinstance(result, Result)
     assert not result.modified
     assert [reason in miss.text for miss in result.misses] == [True]
 
 
 def test_keys_beyond_the_bound_stay() -> None:
     result = LegalizeAttention(largest=50)(of_rows(PLAIN))
+    assert isinstance(result, Result)
     assert [miss.text for miss in result.misses] == [
         "the attention stays as it is: one query needs 56 bytes beside all keys, 50 are allowed"
     ]
