@@ -41,11 +41,24 @@ def capture(graph: Graph, dynamic: frozenset[str] = frozenset()) -> ir.Model:
     Raises:
         CaptureError: if torch.export or the ONNX exporter cannot turn the module into a graph, or equal blocks differ.
     """
-    captured = _shortened(graph) if is_deep(graph) else graph
-    model = translate(captured, dynamic).model
-    _name_interface(model, captured)
-    if captured is not graph:
-        stamp(model, captured, graph, SOURCE)
+    if not is_deep(graph):
+        return to_model(graph, exported(graph, dynamic))
+    short = _shortened(graph)
+    model = translate(short, dynamic).model
+    _name_interface(model, short)
+    stamp(model, short, graph, SOURCE)
+    _name_weights(model, graph)
+    return model
+
+
+def to_model(graph: Graph, program: torch.export.ExportedProgram) -> ir.Model:
+    """Return the model of ``graph``, of which torch.export made ``program``, with unbound weights.
+
+    Raises:
+        CaptureError: if the ONNX exporter cannot turn the program into a graph.
+    """
+    model = _translated(graph, program).model
+    _name_interface(model, graph)
     _name_weights(model, graph)
     return model
 
@@ -58,7 +71,11 @@ def translate(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.onnx
     Raises:
         CaptureError: if torch.export or the ONNX exporter cannot turn the module into a graph.
     """
-    program = _export(graph, dynamic)
+    return _translated(graph, exported(graph, dynamic))
+
+
+def _translated(graph: Graph, program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+    """Return torch's own translation of a ``program`` of ``graph``."""
     try:
         with _quiet():
             made = torch.onnx.export(
@@ -92,8 +109,12 @@ def _reason(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _export(graph: Graph, dynamic: frozenset[str]) -> torch.export.ExportedProgram:
-    """Return the exported program of ``graph`` with fake weights."""
+def exported(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.export.ExportedProgram:
+    """Return torch.export's program of ``graph`` with fake weights, in the operators that its modules call.
+
+    Raises:
+        CaptureError: if torch.export cannot turn the module into a graph.
+    """
     symbolic = graph.dynamic | dynamic
     # torch takes a size of 1 for a constant, so a dimension that is to vary is traced at 2 or more
     sizes = {name: max(2, size) if name in symbolic else size for name, size in graph.sizes.items()}

@@ -1,0 +1,110 @@
+"""Count the operators of the zoo and of M4 at every level. This needs minutes; what it finds is stored as data."""
+
+import importlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from m4c.capture import OPSET, exported, to_model
+from m4c.errors import M4CError
+from m4c.model import operator_counts
+from m4c.models import SUBMODELS
+from m4c.models import build as build_submodel
+from m4c.models.graph import Graph, Port
+from m4c.operator_reports.zoo.baseline import LEVELS, SCHEMA
+from m4c.operator_reports.zoo.registry import BUILDERS
+from m4c.parallel import in_processes
+from m4c.passes import canonical
+from m4c.passes.simplify import Simplify
+from m4c.pipeline import Pipeline
+from m4c.progress import Progress
+from m4c.skeleton import skeleton
+
+Record = dict[str, Any]
+
+
+def built(builder: str) -> tuple[Graph, ...]:
+    """Return the graphs of ``builder``, such as ``text:roberta,20``; their weights are fake."""
+    module, _, rest = builder.partition(":")
+    function, *arguments = rest.split(",")
+    make: Callable[..., tuple[Graph, ...]] = getattr(importlib.import_module(f"{__package__}.{module}"), function)
+    with skeleton():
+        return make(*map(int, arguments))
+
+
+def parameters(graphs: tuple[Graph, ...]) -> int:
+    """Return how many parameters ``graphs`` have, each counted once."""
+    return sum(p.numel() for p in {id(p): p for g in graphs for p in g.module.parameters()}.values())
+
+
+def counted(graph: Graph, progress: Progress) -> Record:
+    """Return how often each operator type occurs in ``graph`` at each of ``LEVELS``.
+
+    Raises:
+        M4CError: if it cannot be captured, or a pass fails.
+    """
+    progress.stage(graph.name, "export")
+    program = exported(graph)
+    found = {"aten": _aten(program)}
+    progress.stage(graph.name, "translate")
+    model = to_model(graph if graph.outputs else replace(graph, outputs=_outputs(program)), program)
+    found["onnx"] = operator_counts(model)
+    progress.stage(graph.name, "passes")
+    found["optimized"] = operator_counts(Pipeline((Simplify(),)).run(model)[0])
+    found["canonical"] = operator_counts(canonical().run(model)[0])
+    progress.finished(graph.name)
+    return {level: dict(sorted(found[level].items())) for level in LEVELS}
+
+
+def _aten(program: torch.export.ExportedProgram) -> Counter[str]:
+    """Count the operators that a program calls, without their overloads; graphs within it are entered."""
+    graphs = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
+    targets = [node.target for g in graphs for node in g.graph.nodes if node.op == "call_function"]
+    return Counter(t.name().partition(".")[0] for t in targets if isinstance(t, torch._ops.OpOverload))
+
+
+def _outputs(program: torch.export.ExportedProgram) -> tuple[Port, ...]:
+    """Return ports for what a program returns."""
+    (last,) = (node for node in program.graph.nodes if node.op == "output")
+    values = [node.meta["val"] for node in last.args[0]]
+    return tuple(Port(f"output_{i}", "float32", tuple(v.shape), "values") for i, v in enumerate(values))
+
+
+def of_builder(builder: str, progress: Progress) -> Record:
+    """Return the parameters and counts of a model of the zoo; ``failed`` says why there are none."""
+    graphs = built(builder)
+    made: Record = {"parameters": parameters(graphs), "graphs": {}}
+    try:
+        for graph in graphs:
+            made["graphs"][graph.name] = counted(replace(graph, name=f"{builder}/{graph.name}"), progress)
+    except M4CError as error:
+        made["failed"] = f"{graph.name}: {error.what}"
+    progress.completed(builder)
+    return made
+
+
+def of_m4(name: str, progress: Progress) -> Record:
+    """Return the counts of the graphs of a sub-model of M4 at the paper's sizes, captured whole."""
+    with skeleton():
+        submodel = build_submodel(name, "m4")
+    made = {graph.name: counted(replace(graph, repeats=None), progress) for graph in submodel.graphs_for()}
+    progress.completed(name)
+    return made
+
+
+def measured(progress: Progress, jobs: int) -> Record:
+    """Return the counts of all builders and of M4, computed by ``jobs`` processes (0: one a core)."""
+    models = in_processes(of_builder, BUILDERS, progress, jobs)
+    m4 = in_processes(of_m4, tuple(SUBMODELS), progress, jobs)
+    return {
+        "schema": SCHEMA,
+        "opset": OPSET,
+        "libraries": {name: version(name).partition("+")[0] for name in ("torch", "transformers", "diffusers", "onnxscript")},
+        "models": dict(zip(BUILDERS, models, strict=True)),
+        "m4": {graph: counts for found in m4 for graph, counts in found.items()},
+    }
