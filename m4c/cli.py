@@ -262,7 +262,10 @@ def verify(
 @app.command()
 def report(
     subject: Annotated[
-        str, typer.Argument(help="A preset, a sub-model, a bundle, an .onnx or a .tflite file.")
+        str,
+        typer.Argument(
+            help="A preset, a sub-model, a bundle, an .onnx or a .tflite file, or zoo: the paper's 50 models."
+        ),
     ] = "m4-nano",
     target: Annotated[
         str | None, typer.Option(help="Where it shall run: a name (m4c list targets) or a .toml file.")
@@ -272,10 +275,23 @@ def report(
     ] = Evidence.TABLE,
     preset: options.Preset = "m4-nano",
     form: Annotated[ReportFormat, typer.Option("--format", help="text, json or md.")] = ReportFormat.TEXT,
-    jobs: Annotated[int, typer.Option(help="Sub-models captured at once; 0: one a core.", min=0)] = 0,
+    jobs: Annotated[int, typer.Option(help="Models captured at once; 0: one a core.", min=0)] = 0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="zoo: capture all models anew and store it.")
+    ] = False,
+    figure: Annotated[Path | None, typer.Option(help="zoo: draw the growth into this SVG file.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Report the operators of every graph, or with --target which of them run there, in which partitions, and why not."""
+    from m4c.errors import UsageError
+
+    if subject == "zoo":
+        if target is not None:
+            raise UsageError("the zoo is counted, not placed on a target", fix="leave out --target")
+        _report_zoo(ReportFormat.JSON if as_json else form, jobs, measure, figure)
+        return
+    if measure or figure:
+        raise UsageError("--measure and --figure are for m4c report zoo", fix="leave them out")
     from m4c.models import PRESETS, SUBMODELS
     from m4c.operator_reports.render import to_json, to_markdown, to_table
     from m4c.operator_reports.subjects import operators_of
@@ -326,6 +342,33 @@ def _report_placement(
         show_table(why)
     for line in notes(found):
         sys.stdout.write(f"{line}\n")
+
+
+def _report_zoo(form: ReportFormat, jobs: int, measure: bool, figure: Path | None) -> None:
+    """Show how many operator types 50 models need, measured anew or as stored."""
+    from m4c.models import SUBMODELS
+    from m4c.operator_reports.zoo import render
+    from m4c.operator_reports.zoo.baseline import store, stored
+    from m4c.operator_reports.zoo.registry import BUILDERS
+    from m4c.terminal import ProgressBar, show_json, show_table
+
+    if measure:
+        from m4c.operator_reports.zoo.measure import measured
+
+        with ProgressBar(len(BUILDERS) + len(SUBMODELS)) as progress:
+            store(measured(progress, jobs))
+    found = stored()
+    if figure is not None:
+        from m4c.operator_reports.zoo.figure import draw
+
+        draw(found, figure)
+    if form is ReportFormat.JSON:
+        show_json(render.to_json(found))
+    elif form is ReportFormat.MARKDOWN:
+        sys.stdout.write(render.to_markdown(found))
+    else:
+        show_table(render.to_table(found))
+        show_table(render.to_frequencies(found))
 
 
 @app.command("list")

@@ -105,6 +105,8 @@ def test_usage_errors_of_the_parser(m4c: Shell, arguments: list[str]) -> None:
         (["verify", "none"], "none is not a bundle"),
         (["report", "none"], "there is nothing to report on at none"),
         (["report", "text.onnx"], "not an ONNX model"),
+        (["report", "m4-nano", "--measure"], "--measure and --figure are for m4c report zoo"),
+        (["report", "--figure", "a.svg"], "--measure and --figure are for m4c report zoo"),
     ],
 )
 def test_mistakes_end_in_a_message(
@@ -158,7 +160,7 @@ def test_json_is_all_there_is_on_stdout(m4c: Shell, tmp_path: Path, float_bundle
     assert made.pop("bundle") == str(tmp_path / "out")
     assert made == strict((tmp_path / "out" / "manifest.json").read_text("utf-8"))
     lists: list[list[object]] = [["list", kind] for kind in ("presets", "submodels", "targets", "tasks")]
-    for command in [["verify", float_bundle], ["report", float_bundle], *lists]:
+    for command in [["verify", float_bundle], ["report", float_bundle], ["report", "zoo"], *lists]:
         done = m4c(*command, "--json")
         assert (done.code, done.err) == (0, "")
         assert isinstance(strict(done.out), dict)

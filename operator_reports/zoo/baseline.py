@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,6 @@ def _sum(counts: Iterable[Counts]) -> Counts:
     return dict(sorted(sum((Counter(c) for c in counts), Counter[str]()).items()))
 
 
-@cache
 def stored() -> Baseline:
     """Return what comes with m4c."""
     return Baseline(json.loads(STORED.read_text("utf-8")))

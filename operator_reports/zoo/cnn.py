@@ -102,7 +102,9 @@ class RrdbNet(nn.Module):
         x = self.first(image)
         x = x + self.tail[0](self.body(x))
         for convolution in self.tail[1:3]:
-            x = functional.leaky_relu(convolution(functional.interpolate(x, scale_factor=2, mode="nearest")), 0.2)
+            x = functional.leaky_relu(
+                convolution(functional.interpolate(x, scale_factor=2, mode="nearest")), 0.2
+            )
         large: Tensor = self.last(functional.leaky_relu(self.tail[3](x), 0.2))
         return large
 
@@ -125,7 +127,8 @@ class Branches(nn.Module):
         """Make kernels of 1, 3 and 5 after a squeeze to half the width."""
         super().__init__()
         self.branches = nn.ModuleList(
-            nn.Sequential(convolved(width, width // 2, 1), convolved(width // 2, width, kernel)) for kernel in (1, 3, 5)
+            nn.Sequential(convolved(width, width // 2, 1), convolved(width // 2, width, kernel))
+            for kernel in (1, 3, 5)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +153,9 @@ class Sasnet(nn.Module):
             nn.Sequential(convolved(2 * w, w, 3), convolved(w, max(w // 2, 64), 3)) for w in widths
         )
         outputs = (64, 64, 128, 256, 512)
-        self.densities = nn.ModuleList(nn.Sequential(Branches(w), convolved(4 * w, 1, 1, relu=False)) for w in outputs)
+        self.densities = nn.ModuleList(
+            nn.Sequential(Branches(w), convolved(4 * w, 1, 1, relu=False)) for w in outputs
+        )
         self.confidences = nn.ModuleList(
             nn.Sequential(convolved(w, w // 2, 1), convolved(w // 2, 1, 1, relu=False)) for w in outputs
         )
@@ -188,11 +193,15 @@ class AcdNet(nn.Module):
         """Make both halves."""
         super().__init__()
 
-        def layer(inputs: int, outputs: int, kernel: tuple[int, int], stride: int, padding: tuple[int, int]) -> nn.Sequential:
+        def layer(
+            inputs: int, outputs: int, kernel: tuple[int, int], stride: int, padding: tuple[int, int]
+        ) -> nn.Sequential:
             convolution = nn.Conv2d(inputs, outputs, kernel, (1, stride), padding, bias=False)
             return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
-        self.sound = nn.Sequential(layer(1, 8, (1, 9), 2, (0, 0)), layer(8, 64, (1, 5), 2, (0, 0)), nn.MaxPool2d((1, 50)))
+        self.sound = nn.Sequential(
+            layer(1, 8, (1, 9), 2, (0, 0)), layer(8, 64, (1, 5), 2, (0, 0)), nn.MaxPool2d((1, 50))
+        )
         widths = (1, 32, 64, 64, 128, 128, 256, 256, 512, 512)
         picture: list[nn.Module] = []
         for i in range(len(widths) - 1):

@@ -33,7 +33,9 @@ class Pyramid(nn.Module):
         inner = [convolution(x) for convolution, x in zip(self.inner, maps, strict=True)]
         for index in range(len(inner) - 1, 0, -1):
             size = inner[index - 1].shape[2:]
-            inner[index - 1] = inner[index - 1] + functional.interpolate(inner[index], size=size, mode="nearest")
+            inner[index - 1] = inner[index - 1] + functional.interpolate(
+                inner[index], size=size, mode="nearest"
+            )
         return [convolution(x) for convolution, x in zip(self.outer, inner, strict=True)]
 
 
@@ -52,7 +54,9 @@ class Balanced(nn.Module):
         sizes = [x.shape[2:] for x in maps]
         same = [_resized(x, i, self.LEVEL, sizes) for i, x in enumerate(maps)]
         mean = torch.stack(same).mean(0)
-        scores = (self.theta(mean).flatten(2).transpose(1, 2) @ self.phi(mean).flatten(2)) * mean.shape[1] ** -0.5
+        scores = (self.theta(mean).flatten(2).transpose(1, 2) @ self.phi(mean).flatten(2)) * mean.shape[
+            1
+        ] ** -0.5
         mixed = scores.softmax(-1) @ self.g(mean).flatten(2).transpose(1, 2)
         refined = mean + self.out(mixed.transpose(1, 2).reshape(mean.shape))
         return [x + _resized(refined, self.LEVEL, i, sizes) for i, x in enumerate(maps)]
@@ -91,7 +95,10 @@ class BoxHead(nn.Module):
         """Make them for ``classes``, nothing included."""
         super().__init__()
         self.net = nn.Sequential(nn.Linear(256 * 49, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU())
-        self.classes, self.boxes = nn.Linear(1024, classes), nn.Linear(1024, 4 if shared else 4 * (classes - 1))
+        self.classes, self.boxes = (
+            nn.Linear(1024, classes),
+            nn.Linear(1024, 4 if shared else 4 * (classes - 1)),
+        )
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return probabilities and boxes of ``regions`` (regions, 256, 7, 7)."""

@@ -16,7 +16,10 @@ class Flow(nn.Module):
     def __init__(self, channels: int, width: int = 512) -> None:
         """Make the mixture and its inverse as two matrices, since at inference both are constants, and the coupling."""
         super().__init__()
-        self.loc, self.scale = nn.Parameter(torch.zeros(1, channels, 1, 1)), nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.loc, self.scale = (
+            nn.Parameter(torch.zeros(1, channels, 1, 1)),
+            nn.Parameter(torch.ones(1, channels, 1, 1)),
+        )
         self.mix, self.unmix = (nn.Parameter(torch.eye(channels)[:, :, None, None]) for _ in range(2))
         self.net = nn.Sequential(
             nn.Conv2d(channels // 2, width, 3, padding=1),
@@ -38,6 +41,29 @@ class Flow(nn.Module):
         return x / self.scale - self.loc
 
 
+class Flows(nn.Module):
+    """Flows in a row, at half the side."""
+
+    def __init__(self, channels: int, count: int) -> None:
+        """Make ``count`` flows."""
+        super().__init__()
+        self.flows = [Flow(channels) for _ in range(count)]
+        self.kept = nn.ModuleList(self.flows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` (batch, channels / 4, height, width) as (batch, channels, height / 2, width / 2)."""
+        x = functional.pixel_unshuffle(x, 2)
+        for flow in self.flows:
+            x = flow(x)
+        return x
+
+    def reverse(self, y: Tensor) -> Tensor:
+        """Return what ``forward`` made ``y`` of."""
+        for flow in reversed(self.flows):
+            y = flow.reverse(y)
+        return functional.pixel_shuffle(y, 2)
+
+
 class StyleNorm(nn.Module):
     """A norm of each channel whose mean and deviation come from the style."""
 
@@ -49,7 +75,8 @@ class StyleNorm(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Return ``x`` in the style."""
         mean, deviation = self.net(style)[:, :, None, None].chunk(2, dim=1)
-        return functional.instance_norm(x) * deviation + mean
+        styled: Tensor = functional.instance_norm(x) * deviation + mean
+        return styled
 
 
 class StyleFlow(nn.Module):
@@ -61,10 +88,17 @@ class StyleFlow(nn.Module):
         """Make VGG-19 up to its fourth level, the flow and the norms."""
         super().__init__()
         self.vgg = nn.ModuleList(
-            nn.Sequential(*(layer for i in range(len(s) - 1) for layer in (nn.Conv2d(s[i], s[i + 1], 3, padding=1), nn.ReLU())))
+            nn.Sequential(
+                *(
+                    layer
+                    for i in range(len(s) - 1)
+                    for layer in (nn.Conv2d(s[i], s[i + 1], 3, padding=1), nn.ReLU())
+                )
+            )
             for s in self.VGG
         )
-        self.blocks = nn.ModuleList(nn.ModuleList(Flow(12 * 4**b) for _ in range(flows)) for b in range(blocks))
+        self.flows = [Flows(12 * 4**b, flows) for b in range(blocks)]
+        self.blocks = nn.ModuleList(self.flows)
         self.norms = nn.ModuleList(StyleNorm(12 * 4**b) for b in range(blocks))
 
     def statistics(self, image: Tensor) -> Tensor:
@@ -79,15 +113,10 @@ class StyleFlow(nn.Module):
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         """Return ``content`` (batch, 3, height, width) in the style of ``style``."""
         statistics, x = self.statistics(style), content
-        for block, norm in zip(self.blocks, self.norms, strict=True):
-            x = functional.pixel_unshuffle(x, 2)
-            for flow in block:
-                x = flow(x)
-            x = norm(x, statistics)
-        for block in reversed(self.blocks):
-            for flow in reversed(block):
-                x = flow.reverse(x)
-            x = functional.pixel_shuffle(x, 2)
+        for block, norm in zip(self.flows, self.norms, strict=True):
+            x = norm(block(x), statistics)
+        for block in reversed(self.flows):
+            x = block.reverse(x)
         return x
 
 
@@ -117,7 +146,9 @@ class ChannelGate(nn.Module):
     def __init__(self, width: int) -> None:
         """Make two layers around a 16th of the width."""
         super().__init__()
-        self.net = nn.Sequential(nn.Conv2d(width, width // 16, 1), nn.ReLU(), nn.Conv2d(width // 16, width, 1))
+        self.net = nn.Sequential(
+            nn.Conv2d(width, width // 16, 1), nn.ReLU(), nn.Conv2d(width // 16, width, 1)
+        )
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Return both branches, gated."""
@@ -138,7 +169,10 @@ class CrossAttention(nn.Module):
         x, y = a.flatten(2), b.flatten(2)
         scores = x @ y.transpose(1, 2)
         scores = scores.amax(-1, keepdim=True) - scores
-        mixed = (scores.softmax(-1) @ y).reshape(a.shape), (scores.transpose(1, 2).softmax(-1) @ x).reshape(b.shape)
+        mixed = (
+            (scores.softmax(-1) @ y).reshape(a.shape),
+            (scores.transpose(1, 2).softmax(-1) @ x).reshape(b.shape),
+        )
         return a + self.share[0] * mixed[0], b + self.share[1] * mixed[1]
 
 

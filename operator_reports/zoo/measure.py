@@ -4,7 +4,6 @@ import importlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -23,16 +22,22 @@ from m4c.passes import canonical
 from m4c.passes.simplify import Simplify
 from m4c.pipeline import Pipeline
 from m4c.progress import Progress
+from m4c.quiet import quiet
 from m4c.skeleton import skeleton
 
 Record = dict[str, Any]
+
+FOLDING = "onnxscript.optimizer._constant_folding"
+"""Tells of every constant that it cannot fold; the node stays, and is counted."""
 
 
 def built(builder: str) -> tuple[Graph, ...]:
     """Return the graphs of ``builder``, such as ``text:roberta,20``; their weights are fake."""
     module, _, rest = builder.partition(":")
     function, *arguments = rest.split(",")
-    make: Callable[..., tuple[Graph, ...]] = getattr(importlib.import_module(f"{__package__}.{module}"), function)
+    make: Callable[..., tuple[Graph, ...]] = getattr(
+        importlib.import_module(f"{__package__}.{module}"), function
+    )
     with skeleton():
         return make(*map(int, arguments))
 
@@ -55,8 +60,9 @@ def counted(graph: Graph, progress: Progress) -> Record:
     model = to_model(graph if graph.outputs else replace(graph, outputs=_outputs(program)), program)
     found["onnx"] = operator_counts(model)
     progress.stage(graph.name, "passes")
-    found["optimized"] = operator_counts(Pipeline((Simplify(),)).run(model)[0])
-    found["canonical"] = operator_counts(canonical().run(model)[0])
+    with quiet(FOLDING):
+        found["optimized"] = operator_counts(Pipeline((Simplify(),)).run(model)[0])
+        found["canonical"] = operator_counts(canonical().run(model)[0])
     progress.finished(graph.name)
     return {level: dict(sorted(found[level].items())) for level in LEVELS}
 
@@ -64,8 +70,9 @@ def counted(graph: Graph, progress: Progress) -> Record:
 def _aten(program: torch.export.ExportedProgram) -> Counter[str]:
     """Count the operators that a program calls, without their overloads; graphs within it are entered."""
     graphs = [m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]
-    targets = [node.target for g in graphs for node in g.graph.nodes if node.op == "call_function"]
-    return Counter(t.name().partition(".")[0] for t in targets if isinstance(t, torch._ops.OpOverload))
+    calls = [node.target for g in graphs for node in g.graph.nodes if node.op == "call_function"]
+    packets = [packet for call in calls if (packet := getattr(call, "overloadpacket", None)) is not None]
+    return Counter(str(packet).replace(".", "::") for packet in packets)
 
 
 def _outputs(program: torch.export.ExportedProgram) -> tuple[Port, ...]:
@@ -104,7 +111,10 @@ def measured(progress: Progress, jobs: int) -> Record:
     return {
         "schema": SCHEMA,
         "opset": OPSET,
-        "libraries": {name: version(name).partition("+")[0] for name in ("torch", "transformers", "diffusers", "onnxscript")},
+        "libraries": {
+            name: version(name).partition("+")[0]
+            for name in ("torch", "transformers", "diffusers", "onnxscript")
+        },
         "models": dict(zip(BUILDERS, models, strict=True)),
         "m4": {graph: counts for found in m4 for graph, counts in found.items()},
     }

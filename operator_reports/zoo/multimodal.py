@@ -36,7 +36,9 @@ class MaskHead(nn.Module):
         self.q, self.k = nn.Linear(width, width), nn.Linear(width, width)
         widths = (width + heads, 128, 64, 32, 16)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(widths[i], widths[i + 1], 3, padding=1), nn.GroupNorm(8, widths[i + 1]), nn.ReLU())
+            nn.Sequential(
+                nn.Conv2d(widths[i], widths[i + 1], 3, padding=1), nn.GroupNorm(8, widths[i + 1]), nn.ReLU()
+            )
             for i in range(4)
         )
         self.out = nn.Conv2d(16, 1, 3, padding=1)
@@ -65,13 +67,18 @@ class Mdetr(nn.Module):
             EfficientNetConfig(image_size=448, width_coefficient=1.6, depth_coefficient=2.2, hidden_dim=2048)
         )
         self.text = RobertaModel(RobertaConfig(**ROBERTA))
-        self.project, self.words = nn.Conv2d(2048, width, 1), nn.Sequential(nn.Linear(768, width), nn.LayerNorm(width, 1e-12))
+        self.project, self.words = (
+            nn.Conv2d(2048, width, 1),
+            nn.Sequential(nn.Linear(768, width), nn.LayerNorm(width, 1e-12)),
+        )
         self.register_buffer("positions", sinusoids(14 * 14, width), persistent=False)
         self.encoder = Stack([nn.TransformerEncoderLayer(width, 8, 2048, batch_first=True) for _ in range(6)])
         self.decoder = Stack([nn.TransformerDecoderLayer(width, 8, 2048, batch_first=True) for _ in range(6)])
         self.queries = nn.Parameter(torch.zeros(1, queries, width))
         self.norm, self.classes = nn.LayerNorm(width), nn.Linear(width, 256)
-        self.boxes = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4))
+        self.boxes = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 4)
+        )
         self.masks = MaskHead(width)
 
     def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,11 +120,17 @@ class WordDecoder(nn.Module):
         """Make embedding, attention, LSTM and output."""
         super().__init__()
         self.embed = nn.Embedding(words, width)
-        self.image, self.state, self.score = nn.Linear(2048, width), nn.Linear(width, width), nn.Linear(width, 1)
+        self.image, self.state, self.score = (
+            nn.Linear(2048, width),
+            nn.Linear(width, width),
+            nn.Linear(width, 1),
+        )
         self.gate, self.lstm = nn.Linear(width, 2048), nn.LSTMCell(width + 2048, width)
         self.out = nn.Linear(width, words)
 
-    def forward(self, word: Tensor, hidden: Tensor, cell: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, word: Tensor, hidden: Tensor, cell: Tensor, places: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the scores of the next word and the new state."""
         scores = self.score(functional.relu(self.image(places) + self.state(hidden)[:, None]))
         context = (places * scores.softmax(1)).sum(1) * self.gate(hidden).sigmoid()
@@ -142,19 +155,32 @@ class Cclm(nn.Module):
         """Make the encoders, the fusion, projections and the score of a match."""
         super().__init__()
         self.image = BeitModel(BeitConfig(use_relative_position_bias=True), add_pooling_layer=False)
-        sizes = {"vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+        sizes = {
+            "vocab_size": 250002,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "layer_norm_eps": 1e-5,
+        }
         self.text = XLMRobertaModel(XLMRobertaConfig(**sizes, pad_token_id=1), add_pooling_layer=False)
         self.fusion = Stack(
-            [nn.TransformerDecoderLayer(width, 12, 3072, activation="gelu", batch_first=True) for _ in range(6)]
+            [
+                nn.TransformerDecoderLayer(width, 12, 3072, activation="gelu", batch_first=True)
+                for _ in range(6)
+            ]
         )
         self.of_image, self.of_text = nn.Linear(width, 256), nn.Linear(width, 256)
-        self.match = nn.Sequential(nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, 2))
+        self.match = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, 2)
+        )
 
     def forward(self, image: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return both embeddings and the scores of a match."""
         seen, read = self.image(image).last_hidden_state, self.text(input_ids=tokens).last_hidden_state
         fused = self.fusion(read, seen)
-        a, b = functional.normalize(self.of_image(seen[:, 0]), dim=-1), functional.normalize(self.of_text(read[:, 0]), dim=-1)
+        a, b = (
+            functional.normalize(self.of_image(seen[:, 0]), dim=-1),
+            functional.normalize(self.of_text(read[:, 0]), dim=-1),
+        )
         return a, b, self.match(fused[:, 0])
 
 
@@ -226,7 +252,9 @@ class Fusion(nn.Module):
     def forward(self, image: Tensor, question: Tensor) -> Tensor:
         """Return the product of ``image`` (batch, n, width) and ``question`` (batch, 1, width)."""
         x, q = torch.tanh(self.image(image)), torch.tanh(self.question(question))
-        terms = [torch.tanh(a(x)) * torch.tanh(b(q)) for a, b in zip(self.images, self.questions, strict=True)]
+        terms = [
+            torch.tanh(a(x)) * torch.tanh(b(q)) for a, b in zip(self.images, self.questions, strict=True)
+        ]
         return torch.tanh(torch.stack(terms, dim=1).sum(1))
 
 

@@ -1,6 +1,6 @@
 """What a builder of the zoo returns: graphs of m4c, from a module and the shapes of what it is called with."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,16 @@ def graph(name: str, source: nn.Module, call: Call | None = None, **inputs: Shap
     Its outputs are not stated: :func:`m4c.operator_reports.zoo.measure.measured` finds them.
     """
     ports = tuple(
-        Port(key, "int64", value.shape, "numbers") if isinstance(value, Ids) else Port(key, "float32", value, "values")
+        Port(key, "int64", value.shape, "numbers")
+        if isinstance(value, Ids)
+        else Port(key, "float32", value, "values")
         for key, value in inputs.items()
     )
     module = _Called(source.eval(), call or (lambda module, *given: module(*given)))
     return Graph(name, module, ports, (), _nothing, sizes={})
 
 
-def _nothing(_rng: np.random.Generator, _sizes: Sizes) -> Mapping[str, np.ndarray]:
+def _nothing(_rng: np.random.Generator, _sizes: Sizes) -> dict[str, np.ndarray]:
     """Make no inputs: a graph of the zoo is never run."""
     raise NotImplementedError
 

@@ -1,7 +1,7 @@
 """The 50 tasks of the paper, each with its task-specific model (Table 3), and what builds it here.
 
-Sizes are in 10⁶ parameters, as the paper prints them. ``differs`` says why ours is more than a tenth off; ``proxy`` says why the
-operators counted may not be those of the model that the paper names; ``host`` says what a task needs beside its graphs.
+Sizes are in 10⁶ parameters, as the paper prints them. ``differs`` says why ours is more than a tenth off; ``proxy`` says
+why the operators counted may not be those of the model that the paper names; ``host`` says what a task needs beside its graphs.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,13 @@ ENTRIES = (
     Entry("T17", "Real-ESRGAN", "cnn:real_esrgan", 16.7),
     Entry("T18", "StyleFlow", "flows:styleflow", 16.8),
     Entry("T19", "DeepLabV3+", "resnet:deeplab,50,150", 40),
-    Entry("T20", "DeepLabV3+", "resnet:deeplab,101,21", 40, "r101-d8, which holds the published record on this data set"),
+    Entry(
+        "T20",
+        "DeepLabV3+",
+        "resnet:deeplab,101,21",
+        40,
+        "r101-d8, which holds the published record on this data set",
+    ),
     Entry("T21", "CLIP", "vision:clip,2", 438),
     Entry("T22", "GFNet", "vision:gfnet,100", 54),
     Entry("T23", "ResNet-152", "resnet:resnet152", 93, "ResNet-152 has 60.2 M"),
@@ -102,7 +108,9 @@ ENTRIES = (
     *(Entry(task, "CCLM", "multimodal:cclm", 500, "BEiT-B and XLM-R-B") for task in ("T46", "T47")),
     Entry("T48", "Wav2CLIP", "multimodal:wav2clip", 466, "ResNet-18, CLIP ViT-B/32's vision, VQGAN"),
     *(
-        Entry(task, "MUTAN", "multimodal:mutan", 218, "ResNet-152, skip-thoughts' GRU and the published sizes")
+        Entry(
+            task, "MUTAN", "multimodal:mutan", 218, "ResNet-152, skip-thoughts' GRU and the published sizes"
+        )
         for task in ("T49", "T50")
     ),
 )

@@ -13,7 +13,9 @@ DEPTHS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36
 """Blocks of each stage by the count of layers; 18 has blocks of two convolutions, the others of three."""
 
 
-def normed(inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1) -> nn.Sequential:
+def normed(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Sequential:
     """Return a convolution that keeps the size (divided by ``stride``), and its batch normalisation."""
     padding = dilation * (kernel // 2)
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
@@ -28,9 +30,19 @@ class Block(nn.Module):
         super().__init__()
         outputs = width * 4 if deep else width
         layers = (
-            [normed(inputs, width, 1), nn.ReLU(), normed(width, width, 3, stride, dilation), nn.ReLU(), normed(width, outputs, 1)]
+            [
+                normed(inputs, width, 1),
+                nn.ReLU(),
+                normed(width, width, 3, stride, dilation),
+                nn.ReLU(),
+                normed(width, outputs, 1),
+            ]
             if deep
-            else [normed(inputs, width, 3, stride, dilation), nn.ReLU(), normed(width, outputs, 3, 1, dilation)]
+            else [
+                normed(inputs, width, 3, stride, dilation),
+                nn.ReLU(),
+                normed(width, outputs, 3, 1, dilation),
+            ]
         )
         self.body = nn.Sequential(*layers)
         self.short = normed(inputs, outputs, 1, stride) if stride != 1 or inputs != outputs else nn.Identity()
@@ -119,7 +131,9 @@ class DeepLab(nn.Module):
         super().__init__()
         self.net = ResNet(layers, strides=(1, 2, 1, 1))
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), *normed(2048, 512, 1), nn.ReLU())
-        self.branches = nn.ModuleList([nn.Sequential(*normed(2048, 512, 1), nn.ReLU()), *map(_separable_branch, (12, 24, 36))])
+        self.branches = nn.ModuleList(
+            [nn.Sequential(*normed(2048, 512, 1), nn.ReLU()), *map(_separable_branch, (12, 24, 36))]
+        )
         self.bottleneck = nn.Sequential(*normed(5 * 512, 512, 3), nn.ReLU())
         self.skip = nn.Sequential(*normed(256, 48, 1), nn.ReLU())
         self.head = nn.Sequential(separable(560, 512), separable(512, 512), nn.Conv2d(512, classes, 1))

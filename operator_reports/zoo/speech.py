@@ -14,11 +14,12 @@ class Convolutions(nn.Module):
     def __init__(self, bins: int, widths: tuple[int, ...], halve_time: bool = False) -> None:
         """Make a block for each of ``widths``; ``halve_time`` pools over time too."""
         super().__init__()
-        self.layers, self.pools = nn.ModuleList(), nn.ModuleList()
+        self.layers, self.norms, self.pools = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         inputs = 1
         for width in widths:
             for _ in range(2):
-                self.layers.append(nn.ModuleList((nn.Conv2d(inputs, width, 3, padding=1), nn.LayerNorm((bins, width)))))
+                self.layers.append(nn.Conv2d(inputs, width, 3, padding=1))
+                self.norms.append(nn.LayerNorm((bins, width)))
                 inputs = width
             self.pools.append(nn.MaxPool2d(2 if halve_time else (1, 2)))
             bins //= 2
@@ -27,7 +28,7 @@ class Convolutions(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Turn ``features`` (batch, time, bins) into (batch, time, outputs)."""
         x = features[:, None]
-        for index, (convolution, norm) in enumerate(self.layers):
+        for index, (convolution, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             x = norm(convolution(x).permute(0, 2, 3, 1))
             x = functional.leaky_relu(x).permute(0, 3, 1, 2)
             if index % 2:
@@ -49,8 +50,8 @@ class Crdnn(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn ``features`` (batch, time, bins) into (batch, time / time_pool, dense)."""
-        x = self.pool(self.convolutions(features).transpose(1, 2)).transpose(1, 2)
-        x = self.rnn(x)[0]
+        pooled = self.pool(self.convolutions(features).transpose(1, 2)).transpose(1, 2)
+        x: Tensor = self.rnn(pooled)[0]
         for layer, norm in zip(self.dense, self.norms, strict=True):
             x = functional.leaky_relu(norm(layer(x).transpose(1, 2)).transpose(1, 2))
         return x
@@ -100,7 +101,9 @@ class Decoder(nn.Module):
         self.attention = LocationAttention(512, 1024, 1024, 1024)
         self.join, self.out = nn.Linear(2048, 1024), nn.Linear(1024, tokens)
 
-    def forward(self, token: Tensor, state: Tensor, context: Tensor, last: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, token: Tensor, state: Tensor, context: Tensor, last: Tensor, states: Tensor
+    ) -> tuple[Tensor, ...]:
         """Return log-probabilities and the new state, context and weights."""
         state = self.cell(torch.cat([self.embed(token), context], dim=-1), state)
         context, weights = self.attention(states, state, last)
@@ -129,14 +132,18 @@ class SpeechIntent(nn.Module):
         self.first = nn.Linear(self.convolutions.outputs, width)
         self.register_buffer("positions", sinusoids(100, width), persistent=False)
         self.layers = Stack(
-            [nn.TransformerEncoderLayer(width, 8, 2048, batch_first=True, norm_first=True) for _ in range(layers)]
+            [
+                nn.TransformerEncoderLayer(width, 8, 2048, batch_first=True, norm_first=True)
+                for _ in range(layers)
+            ]
         )
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the log-probability of each intent of ``features`` (batch, 400, 80)."""
         x = self.layers(self.first(self.convolutions(features)) + self.positions)
-        return self.out(self.norm(x).mean(1)).log_softmax(-1)
+        scores: Tensor = self.out(self.norm(x).mean(1)).log_softmax(-1)
+        return scores
 
 
 def sinusoids(steps: int, width: int) -> Tensor:
@@ -161,7 +168,8 @@ class CrdnnSlu(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the log-probability of each intent."""
-        return self.out(self.encoder(features).mean(1)).log_softmax(-1)
+        scores: Tensor = self.out(self.encoder(features).mean(1)).log_softmax(-1)
+        return scores
 
 
 def crdnn_slu() -> tuple[Graph, ...]:
@@ -177,7 +185,12 @@ class Tdnn(nn.Module):
         super().__init__()
         padding = dilation * (kernel // 2)
         self.convolution = nn.Conv1d(
-            inputs, outputs, kernel, dilation=dilation, padding=padding, padding_mode="reflect" if padding else "zeros"
+            inputs,
+            outputs,
+            kernel,
+            dilation=dilation,
+            padding=padding,
+            padding_mode="reflect" if padding else "zeros",
         )
         self.norm = nn.BatchNorm1d(outputs)
 
@@ -205,9 +218,12 @@ class Res2Block(nn.Module):
         """Return ``x`` after the block."""
         made: list[Tensor] = []
         for index, part in enumerate(self.first(x).chunk(self.GROUPS, dim=1)):
-            made.append(part if index == 0 else self.groups[index - 1](part + made[-1] if index > 1 else part))
-        y = self.last(torch.cat(made, dim=1))
-        return x + y * self.gate(y.mean(2, keepdim=True))
+            made.append(
+                part if index == 0 else self.groups[index - 1](part + made[-1] if index > 1 else part)
+            )
+        y: Tensor = self.last(torch.cat(made, dim=1))
+        gate: Tensor = self.gate(y.mean(2, keepdim=True))
+        return x + y * gate
 
 
 class EcapaTdnn(nn.Module):
@@ -234,7 +250,9 @@ class EcapaTdnn(nn.Module):
         seen = torch.cat([x, *(part.expand_as(x) for part in _moments(x, even))], dim=1)
         weights = self.weights(torch.tanh(self.attention(seen))).softmax(2)
         pooled = self.norm(torch.cat(_moments(x, weights), dim=1))
-        return functional.linear(functional.normalize(self.fc(pooled)[..., 0]), functional.normalize(self.classes))
+        return functional.linear(
+            functional.normalize(self.fc(pooled)[..., 0]), functional.normalize(self.classes)
+        )
 
 
 def _moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,7 +289,9 @@ class Captioner(nn.Module):
         self.fc, self.audio = nn.Linear(512, 512), nn.Linear(512, width)
         self.embed = nn.Embedding(words, width)
         self.register_buffer("positions", sinusoids(steps, width), persistent=False)
-        self.register_buffer("causal", nn.Transformer.generate_square_subsequent_mask(steps), persistent=False)
+        self.register_buffer(
+            "causal", nn.Transformer.generate_square_subsequent_mask(steps), persistent=False
+        )
         self.decoder = Stack([nn.TransformerDecoderLayer(width, 4, 2048, batch_first=True) for _ in range(2)])
         self.out = nn.Linear(width, words)
 

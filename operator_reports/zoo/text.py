@@ -86,7 +86,11 @@ def word_rnn() -> tuple[Graph, ...]:
 
 def roberta_qa() -> tuple[Graph, ...]:
     """Build RoBERTa-base (Liu et al. 2019) with an output for spans."""
-    return (graph("roberta", RobertaForQuestionAnswering(RobertaConfig(**ROBERTA)), _spans, tokens=Ids((1, LENGTH))),)
+    return (
+        graph(
+            "roberta", RobertaForQuestionAnswering(RobertaConfig(**ROBERTA)), _spans, tokens=Ids((1, LENGTH))
+        ),
+    )
 
 
 def roberta(labels: int) -> tuple[Graph, ...]:
@@ -130,7 +134,11 @@ def marian() -> tuple[Graph, ...]:
 
 def bert() -> tuple[Graph, ...]:
     """Build BERT-base uncased (Devlin et al. 2019) for 4 labels."""
-    return (graph("bert", BertForSequenceClassification(BertConfig(num_labels=4)), _logits, tokens=Ids((1, LENGTH))),)
+    return (
+        graph(
+            "bert", BertForSequenceClassification(BertConfig(num_labels=4)), _logits, tokens=Ids((1, LENGTH))
+        ),
+    )
 
 
 def distilbert() -> tuple[Graph, ...]:
@@ -153,14 +161,22 @@ def flan_t5_large() -> tuple[Graph, ...]:
         decoder_start_token_id=0,
     )
     model = T5ForConditionalGeneration(config)
-    model.lm_head.weight = nn.Parameter(torch.empty(32128, 1024))  # the library ties it always, the published model does not
+    model.lm_head.weight = nn.Parameter(
+        torch.empty(32128, 1024)
+    )  # the library ties it always, the published model does not
     return _translated("t5", model)
 
 
 def codet5() -> tuple[Graph, ...]:
     """Build CodeT5-base (Wang et al. 2021)."""
     config = T5Config(
-        vocab_size=32100, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12, decoder_start_token_id=0
+        vocab_size=32100,
+        d_model=768,
+        d_kv=64,
+        d_ff=3072,
+        num_layers=12,
+        num_heads=12,
+        decoder_start_token_id=0,
     )
     return _translated("t5", T5ForConditionalGeneration(config))
 

@@ -22,7 +22,9 @@ def clip_large() -> CLIPModel:
         "num_attention_heads": 16,
         "patch_size": 14,
     }
-    return CLIPModel(CLIPConfig(text_config={**text, "projection_dim": 768}, vision_config=vision, projection_dim=768))
+    return CLIPModel(
+        CLIPConfig(text_config={**text, "projection_dim": 768}, vision_config=vision, projection_dim=768)
+    )
 
 
 def similarity(model: CLIPModel, image: Tensor, tokens: Tensor) -> Tensor:
@@ -56,7 +58,8 @@ class GlobalFilter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Filter ``x`` (batch, side, side, width)."""
         frequencies = torch.fft.rfft2(x, dim=(1, 2), norm="ortho") * torch.view_as_complex(self.weight)
-        return torch.fft.irfft2(frequencies, s=x.shape[1:3], dim=(1, 2), norm="ortho")
+        filtered: Tensor = torch.fft.irfft2(frequencies, s=x.shape[1:3], dim=(1, 2), norm="ortho")
+        return filtered
 
 
 class FilterBlock(nn.Module):
@@ -65,7 +68,11 @@ class FilterBlock(nn.Module):
     def __init__(self, width: int, side: int) -> None:
         """Make them."""
         super().__init__()
-        self.norm1, self.filter, self.norm2 = nn.LayerNorm(width, 1e-6), GlobalFilter(width, side), nn.LayerNorm(width, 1e-6)
+        self.norm1, self.filter, self.norm2 = (
+            nn.LayerNorm(width, 1e-6),
+            GlobalFilter(width, side),
+            nn.LayerNorm(width, 1e-6),
+        )
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.gamma = nn.Parameter(1e-5 * torch.ones(width))
 
@@ -78,7 +85,12 @@ class FilterBlock(nn.Module):
 class GfNet(nn.Module):
     """GFNet-H-B (Rao et al. 2021)."""
 
-    def __init__(self, classes: int, widths: tuple[int, ...] = (96, 192, 384, 768), depths: tuple[int, ...] = (3, 3, 27, 3)) -> None:
+    def __init__(
+        self,
+        classes: int,
+        widths: tuple[int, ...] = (96, 192, 384, 768),
+        depths: tuple[int, ...] = (3, 3, 27, 3),
+    ) -> None:
         """Make four stages, each at half the side of the one before."""
         super().__init__()
         self.patches, self.stages = nn.ModuleList(), nn.ModuleList()
@@ -116,7 +128,9 @@ class Tower(nn.Module):
         """
         super().__init__()
         self.stem = nn.Sequential(
-            _conv3(3, width, (stem, 7, 7), (1, 2, 2)), nn.ReLU(), nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
+            _conv3(3, width, (stem, 7, 7), (1, 2, 2)),
+            nn.ReLU(),
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
         )
         self.stages, inputs = nn.ModuleList(), width
         for stage, depth in enumerate(self.DEPTHS):
@@ -130,9 +144,13 @@ class Tower(nn.Module):
             inputs = inner * 4
 
 
-def _conv3(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)) -> nn.Sequential:
+def _conv3(
+    inputs: int, outputs: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)
+) -> nn.Sequential:
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-    return nn.Sequential(nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm3d(outputs))
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm3d(outputs)
+    )
 
 
 class _Block3(nn.Module):
@@ -165,7 +183,9 @@ class SlowFast(nn.Module):
         self.fast = Tower(8, (3, 3, 3, 3), 5, 0)
         self.lateral = nn.ModuleList(
             nn.Sequential(
-                nn.Conv3d(w, 2 * w, (7, 1, 1), (4, 1, 1), (3, 0, 0), bias=False), nn.BatchNorm3d(2 * w), nn.ReLU()
+                nn.Conv3d(w, 2 * w, (7, 1, 1), (4, 1, 1), (3, 0, 0), bias=False),
+                nn.BatchNorm3d(2 * w),
+                nn.ReLU(),
             )
             for w in (8, 32, 64, 128)
         )
@@ -243,10 +263,7 @@ class VoloBlock(nn.Module):
 
     def forward(self, x: Tensor, *seen: Tensor) -> Tensor:
         """Return ``x`` after the block; ``seen`` is what a class token attends to beside itself."""
-        if seen:
-            x = x + self.attn(self.norm1(x), self.norm1(torch.cat([x, *seen], dim=1)))
-        else:
-            x = x + self.attn(self.norm1(x))
+        x = x + self.attn(self.norm1(x), *[self.norm1(torch.cat([x, *seen], dim=1)) for _ in seen])
         added: Tensor = self.mlp(self.norm2(x))
         return x + added
 
@@ -262,7 +279,9 @@ class Stem(nn.Module):
             convolution = nn.Conv2d(inputs, 64, kernel, stride, kernel // 2, bias=False)
             return nn.Sequential(convolution, nn.BatchNorm2d(64), nn.ReLU())
 
-        self.layers = nn.Sequential(layer(3, 7, 2), layer(64, 3, 1), layer(64, 3, 1), nn.Conv2d(64, width, 4, 4))
+        self.layers = nn.Sequential(
+            layer(3, 7, 2), layer(64, 3, 1), layer(64, 3, 1), nn.Conv2d(64, width, 4, 4)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Return (batch, side, side, width)."""
