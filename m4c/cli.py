@@ -262,10 +262,7 @@ def verify(
 @app.command()
 def report(
     subject: Annotated[
-        str,
-        typer.Argument(
-            help="A preset, a sub-model, a bundle, an .onnx or a .tflite file, or zoo: the paper's 50 models."
-        ),
+        str, typer.Argument(help="A preset, a sub-model, a bundle, a file, or zoo: the paper's 50 models.")
     ] = "m4-nano",
     target: Annotated[
         str | None, typer.Option(help="Where it shall run: a name (m4c list targets) or a .toml file.")

@@ -195,12 +195,9 @@ def loaded(folder: Path, *arguments: object) -> tuple[int, set[str]]:
         (["verify", "float"], 0),
         (["verify", "int8"], 0),
         (["report", "float"], 0),
-<<<<<<< HEAD
         (["report", "int8", "--target", "edgetpu"], 0),
         (["report", "float", "--target", "qualcomm-htp"], 0),
-=======
         (["report", "zoo"], 0),
->>>>>>> 6724e23 (core: a report of the zoo; not yet measured)
         (["run", "float", "--task", "T32", "--audio", "none.wav"], 2),
     ],
 )

@@ -56,7 +56,7 @@ ENTRIES = (
         "DeepLabV3+",
         "resnet:deeplab,101,21",
         40,
-        "r101-d8, which holds the published record on this data set",
+        "r101-d8, the form that is published for this data set",
     ),
     Entry("T21", "CLIP", "vision:clip,2", 438),
     Entry("T22", "GFNet", "vision:gfnet,100", 54),
