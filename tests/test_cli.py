@@ -159,8 +159,9 @@ def test_json_is_all_there_is_on_stdout(m4c: Shell, tmp_path: Path, float_bundle
     assert isinstance(made, dict)
     assert made.pop("bundle") == str(tmp_path / "out")
     assert made == strict((tmp_path / "out" / "manifest.json").read_text("utf-8"))
-    lists: list[list[object]] = [["list", kind] for kind in ("presets", "submodels", "targets", "tasks")]
-    for command in [["verify", float_bundle], ["report", float_bundle], ["report", "zoo"], *lists]:
+    commands: list[list[object]] = [["list", kind] for kind in ("presets", "submodels", "targets", "tasks")]
+    commands += [["verify", float_bundle], ["report", float_bundle], ["report", "zoo"]]
+    for command in commands:
         done = m4c(*command, "--json")
         assert (done.code, done.err) == (0, "")
         assert isinstance(strict(done.out), dict)

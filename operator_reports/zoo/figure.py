@@ -6,8 +6,11 @@ from m4c.errors import UsageError
 from m4c.operator_reports.zoo.baseline import Baseline
 from m4c.operator_reports.zoo.registry import ENTRIES
 
-DRAWN = {"optimized": ("#2a6fbb", "torch's ONNX export"), "canonical": ("#c2571a", "m4c's canonical form")}
-"""Levels in the picture: colour and words."""
+DRAWN = {
+    "optimized": ("#2a6fbb", "torch's ONNX export", True),
+    "canonical": ("#c2571a", "m4c's canonical form", False),
+}
+"""Levels in the picture: colour, words, and whether these stand above the line."""
 
 
 def draw(found: Baseline, path: Path) -> None:
@@ -24,22 +27,14 @@ def draw(found: Baseline, path: Path) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     tasks = range(1, len(ENTRIES) + 1)
-    for level, (colour, words) in DRAWN.items():
-        union = [step.union for step in found.growth(level)]
+    for level, (colour, words, above) in DRAWN.items():
+        union, m4 = [step.union for step in found.growth(level)], len(found.m4(level))
         axes.step(tasks, union, where="post", color=colour, linewidth=2)
-        axes.annotate(
-            f"50 models, {words}: {union[-1]}",
-            (50, union[-1]),
-            (0, 5),
-            textcoords="offset points",
-            ha="right",
-            color=colour,
-        )
-        m4 = len(found.m4(level))
         axes.axhline(m4, color=colour, linestyle="--", linewidth=1.5)
-        axes.annotate(
-            f"M4, {words}: {m4}", (50, m4), (0, -12), textcoords="offset points", ha="right", color=colour
-        )
+        for who, count in (("50 models", union[-1]), ("M4", m4)):
+            place = {"xytext": (0, 6 if above else -14), "textcoords": "offset points", "ha": "right"}
+            axes.annotate(f"{who}, {words}: {count}", (len(ENTRIES), count), color=colour, **place)
+    axes.margins(y=0.12)
     axes.set(xlabel="tasks, in the paper's order", ylabel="ONNX operator types", xlim=(1, 50), ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
     try:
