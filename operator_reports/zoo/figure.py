@@ -31,8 +31,8 @@ def draw(found: Baseline, path: Path) -> None:
         union, m4 = [step.union for step in found.growth(level)], len(found.m4(level))
         axes.step(tasks, union, where="post", color=colour, linewidth=2)
         axes.axhline(m4, color=colour, linestyle="--", linewidth=1.5)
-        for who, count in (("50 models", union[-1]), ("M4", m4)):
-            place = {"xytext": (0, 6 if above else -14), "textcoords": "offset points", "ha": "right"}
+        for who, count, below in (("50 models", union[-1], -30), ("M4", m4, -14)):
+            place = {"xytext": (0, 6 if above else below), "textcoords": "offset points", "ha": "right"}
             axes.annotate(f"{who}, {words}: {count}", (len(ENTRIES), count), color=colour, **place)
     axes.margins(y=0.12)
     axes.set(xlabel="tasks, in the paper's order", ylabel="ONNX operator types", xlim=(1, 50), ylim=(0, None))
