@@ -285,7 +285,9 @@ def report(
     if subject == "zoo":
         if target is not None:
             raise UsageError("the zoo is counted, not placed on a target", fix="leave out --target")
-        _report_zoo(ReportFormat.JSON if as_json else form, jobs, measure, figure)
+        from m4c.report_zoo import report_zoo
+
+        report_zoo("json" if as_json else form.value, jobs, measure, figure)
         return
     if measure or figure:
         raise UsageError("--measure and --figure are for m4c report zoo", fix="leave them out")
@@ -339,33 +341,6 @@ def _report_placement(
         show_table(why)
     for line in notes(found):
         sys.stdout.write(f"{line}\n")
-
-
-def _report_zoo(form: ReportFormat, jobs: int, measure: bool, figure: Path | None) -> None:
-    """Show how many operator types 50 models need, measured anew or as stored."""
-    from m4c.models import SUBMODELS
-    from m4c.operator_reports.zoo import render
-    from m4c.operator_reports.zoo.baseline import store, stored
-    from m4c.operator_reports.zoo.registry import BUILDERS
-    from m4c.terminal import ProgressBar, show_json, show_table
-
-    if measure:
-        from m4c.operator_reports.zoo.measure import measured
-
-        with ProgressBar(len(BUILDERS) + len(SUBMODELS)) as progress:
-            store(measured(progress, jobs))
-    found = stored()
-    if figure is not None:
-        from m4c.operator_reports.zoo.figure import draw
-
-        draw(found, figure)
-    if form is ReportFormat.JSON:
-        show_json(render.to_json(found))
-    elif form is ReportFormat.MARKDOWN:
-        sys.stdout.write(render.to_markdown(found))
-    else:
-        show_table(render.to_table(found))
-        show_table(render.to_frequencies(found))
 
 
 @app.command("list")
