@@ -62,8 +62,8 @@ def host_nodes(graph: ir.Graph) -> frozenset[ir.Node]:
 
 
 def _reads_numbers(node: ir.Node) -> bool:
-    """Return whether ``node`` reads computed whole numbers, or a float that only stands for one."""
-    return any(
+    """Return whether ``node`` reads or makes whole numbers, or reads a float that only stands for one."""
+    return any(map(_is_number, node.outputs)) or any(
         value is not None and not stored(value) and (_is_number(value) or counted(value) is not None)
         for value in node.inputs
     )

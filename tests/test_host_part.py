@@ -68,6 +68,14 @@ def test_an_input_that_is_too_deep_is_reshaped_by_the_host() -> None:
     assert [v.name for v in after.graph.inputs] == ["r"]
 
 
+def test_a_step_that_is_counted_is_the_hosts() -> None:
+    body = "r = Round(n) c = Cast<to = 7>(r) e = Gather(t, c) s = Add(e, x) y = Relu(s)"
+    before, after = split(quantized(f"g (float[1] n, float[1,4] x) => (float[1,4] y) {{ {body} }}", t=TABLE))
+    assert before is not None
+    assert [v.name for v in before.graph.inputs] == ["n"]
+    assert [v.name for v in after.graph.inputs] == ["x", "e"]
+
+
 def test_a_graph_without_numbers_stays_whole() -> None:
     model = quantized("g (float[2,4] x) => (float[2,4] y) { y = Relu(x) }")
     assert split(model) == (None, model)

@@ -6,12 +6,14 @@ import pytest
 
 from m4c.errors import PipelineError
 from m4c.numerics import SQNR_FLOOR_DB
-from m4c.passes import OBSERVERS, canonical, for_format, for_int8, for_int16x8, for_integers
+from m4c.passes import LEGALIZE, OBSERVERS, canonical, for_format, for_int8, for_int16x8, for_integers
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.pipeline import Pipeline
 from m4c.precisions import INTEGER
+from m4c.targets.profile import load_target
+from m4c.targets.rules import REWRITES
 
 CANONICAL = "simplify | canonicalize | fold-weights | simplify | canonicalize"
 
@@ -30,6 +32,15 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
     wide = str(for_int16x8("tflite", calibrate))
     assert "| decompose-group-norm | decompose-layer-norm{form=product} | tabulate | calibrate" in wide
     assert wide.endswith("quantize-static{wide=all}")
+
+
+def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
+    calibrate = Calibrate([], Path("nowhere"))
+    assert list(REWRITES) == [*LEGALIZE, "linear", "host"]
+    text = str(for_int8("tflite", calibrate, {"gelu", "attention", "linear"}))
+    assert "{form=norm} | legalize-gelu | legalize-attention | canonicalize{only=('Identity', 'Reshape')} | tabulate" in text
+    assert "legalize" not in str(for_int16x8("tflite", calibrate))
+    assert load_target("edgetpu").runtimes["tflite"].rewrites == set(REWRITES)
 
 
 def test_every_integer_precision_has_passes_and_an_observer() -> None:
