@@ -78,9 +78,9 @@ def test_it_follows_eager_torch(bundle: Path, name: str) -> None:
     assert graph.verification.sqnr_db >= LEAST_DB[name]
 
 
-@pytest.mark.parametrize(("name", "convolutions"), [("unet", 65), ("vae_encoder", 19)])
-def test_nothing_is_transposed_between_convolutions(bundle: Path, name: str, convolutions: int) -> None:
-    check((bundle / f"graphs/img_dec/{name}.tflite").read_bytes(), convolutions)
+def test_nothing_is_transposed_between_convolutions(bundle: Path) -> None:
+    """Of the encoder's 25 convolutions, 6 are linear layers and weights of heads."""
+    check((bundle / "graphs/img_dec/vae_encoder.tflite").read_bytes(), 25)
 
 
 def test_the_step_of_the_diffusion_is_a_number_to_count_with(bundle: Path) -> None:
