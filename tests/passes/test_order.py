@@ -38,7 +38,10 @@ def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
     calibrate = Calibrate([], Path("nowhere"))
     assert list(REWRITES) == [*LEGALIZE, "linear", "host"]
     text = str(for_int8("tflite", calibrate, {"gelu", "attention", "linear"}))
-    assert "{form=norm} | legalize-gelu | legalize-attention | canonicalize{only=('Identity', 'Reshape')} | tabulate" in text
+    assert (
+        "{form=norm} | legalize-gelu | legalize-attention | canonicalize{only=('Identity', 'Reshape')} | tabulate"
+        in text
+    )
     assert "legalize" not in str(for_int16x8("tflite", calibrate))
     assert load_target("edgetpu").runtimes["tflite"].rewrites == set(REWRITES)
 
