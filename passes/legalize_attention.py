@@ -62,10 +62,12 @@ class LegalizeAttention(Pass):
     with the heads first, as caches are, and needs no such product.
 
     No value is larger than ``largest`` bytes in int8: queries are cut into stretches. What an Edge TPU takes is not
-    published; the bound is our choice.
+    published; the bound is our choice. Attention whose products of single values have more than ``most`` bytes in all stays
+    as it is: the 1500 positions of Whisper tiny.en would have 864 MB in each of four layers, at every call.
     """
 
     largest: int = 4 << 20
+    most: int = 128 << 20
 
     name: ClassVar[str] = "legalize-attention"
     needs: ClassVar[tuple[Property, ...]] = (typed,)
@@ -93,6 +95,10 @@ class LegalizeAttention(Pass):
             edit = _Exact(found.last)
             edit.finish(_one_query(edit, found))
             return 1
+        if batch * steps * count * heads * width > self.most:
+            raise Unlike(
+                f"its products of single values have {batch * steps * count * heads * width} bytes, {self.most} are allowed"
+            )
         rows = self.largest // (count * heads * width)
         if not rows:
             raise Unlike(

@@ -149,3 +149,11 @@ def test_keys_beyond_the_bound_stay() -> None:
     assert [miss.text for miss in result.misses] == [
         "the attention stays as it is: one query needs 56 bytes beside all keys, 50 are allowed"
     ]
+
+
+def test_attention_that_would_take_too_many_products_stays() -> None:
+    bytes_of_all = 5 * 7 * 8
+    for most in (bytes_of_all, bytes_of_all - 1):
+        result = LegalizeAttention(most=most)(of_rows(PLAIN))
+        assert result.modified == (most == bytes_of_all)
+    assert "have 280 bytes, 279 are allowed" in result.misses[0].text
