@@ -155,5 +155,6 @@ def test_attention_that_would_take_too_many_products_stays() -> None:
     bytes_of_all = 5 * 7 * 8
     for most in (bytes_of_all, bytes_of_all - 1):
         result = LegalizeAttention(most=most)(of_rows(PLAIN))
+        assert isinstance(result, Result)
         assert result.modified == (most == bytes_of_all)
     assert "have 280 bytes, 279 are allowed" in result.misses[0].text
