@@ -4,7 +4,7 @@ The source is a skeleton (:mod:`m4c.skeleton`). Just before a module runs, its o
 just after they are let go, so a model of any size runs in the memory of its largest module and its activations.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -31,7 +31,68 @@ def run_eager(
     """Return the outputs of ``graph`` by name, computed by torch on ``inputs`` with ``weights``."""
     arguments = [torch.from_numpy(np.ascontiguousarray(inputs[port.name])) for port in graph.inputs]
     with torch.no_grad(), streamed(graph.module.source, weights, in_parts=True):
-        made = graph.module(*arguments)
+        return _named(graph, graph.module(*arguments))
+
+
+def run_variants(
+    graph: Graph, variants: Sequence[Mapping[str, ir.TensorProtocol]], inputs: Mapping[str, np.ndarray]
+) -> list[dict[str, np.ndarray]]:
+    """Return the outputs of ``graph`` with each of ``variants`` of its weights, as :func:`run_eager` computes them.
+
+    Where only linear layers and tables differ, all are computed in one batch: what they share is read once.
+    """
+    modules = _differing(graph.module.source, variants)
+    batched = all(port.shape[:1] == ("batch",) for port in (*graph.inputs, *graph.outputs))
+    if not batched or any(type(module) not in (nn.Linear, nn.Embedding) for module in modules.values()):
+        return [run_eager(graph, weights, inputs) for weights in variants]
+    arguments = [
+        torch.from_numpy(np.concatenate([inputs[port.name]] * len(variants))) for port in graph.inputs
+    ]
+    with torch.no_grad(), streamed(graph.module.source, variants[0], in_parts=True):
+        before = {module: vars(module).get("forward") for module in modules.values()}
+        try:
+            for path, module in modules.items():
+                module.forward = partial(_each, [_alone(module, path, weights) for weights in variants])
+            made = _named(graph, graph.module(*arguments))
+        finally:
+            for module, forward in before.items():
+                del module.forward
+                if forward is not None:
+                    module.forward = forward
+    pieces = {name: np.split(values, len(variants)) for name, values in made.items()}
+    return [{name: found[i] for name, found in pieces.items()} for i in range(len(variants))]
+
+
+def _differing(
+    source: nn.Module, variants: Sequence[Mapping[str, ir.TensorProtocol]]
+) -> dict[str, nn.Module]:
+    """Return the modules, by path, that have not the same weights in all ``variants``."""
+    first, *others = variants
+    keys = {name for other in others for name, tensor in other.items() if tensor is not first[name]}
+    return {
+        path: module
+        for path, module in source.named_modules()
+        if any(f"{path}.{name}" in keys for name in _own(module))
+    }
+
+
+def _alone(
+    module: nn.Module, path: str, weights: Mapping[str, ir.TensorProtocol]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what a linear layer or a table computes with ``weights``."""
+    weight = weights[f"{path}.weight"]
+    if type(module) is nn.Linear:
+        return partial(linear, weight, weights.get(f"{path}.bias"))
+    return partial(_embedding, weight)
+
+
+def _each(alone: Sequence[Callable[[torch.Tensor], torch.Tensor]], x: torch.Tensor) -> torch.Tensor:
+    """Return what each computes of its own share of the batch ``x``."""
+    return torch.cat([one(share) for one, share in zip(alone, x.chunk(len(alone)), strict=True)])
+
+
+def _named(graph: Graph, made: Any) -> dict[str, np.ndarray]:
+    """Return what the module of ``graph`` made as arrays, by the names of the ports."""
     results = made if isinstance(made, tuple) else (made,)
     if any(isinstance(value, FakeTensor) for value in results):
         raise Bug(

@@ -1,6 +1,6 @@
 """Run an ONNX artifact of any size: a stretch of nodes at a time, so that only its share of the weights is mapped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,24 +27,38 @@ def run_in_segments(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]
 
     Segments are written beside the artifact while they run, as its weights are there.
     """
+    return run_each_in_segments(path, [inputs])[0]
+
+
+def run_each_in_segments(path: Path, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+    """Return the outputs for each of ``feeds``, through which a segment goes before the next is loaded.
+
+    Inputs that have a default may be among them; where only some feeds have one, the others get the default.
+    """
     model = ir.load(path)
-    for name in inputs.keys() & model.graph.initializers.keys():  # a default that gives way to what is given
-        model.graph.initializers.pop(name).const_value = None
+    defaults = {}
+    for name in set().union(*feeds) & model.graph.initializers.keys():
+        held = model.graph.initializers.pop(name)
+        assert held.const_value is not None
+        defaults[name], held.const_value = array(held.const_value), None
     runs = list(cut(model.graph, weight_bytes, SEGMENT_BYTES))
     place = {node: index for index, run in enumerate(runs) for node in run}
     wanted = [str(value.name) for value in model.graph.outputs]
-    alive = dict(inputs)
+    alive = [{**defaults, **inputs} for inputs in feeds]
     for index, run in enumerate(runs):
         given, made = taken(run), _needed(run, index, place)
         segment = path.with_name(f"{path.stem}.{index}.segment.onnx")
         if weight_bytes(run[0]) > SEGMENT_BYTES and in_rows(run[0]):
-            alive |= _run_rows(model, run[0], segment, alive)
+            outputs = _run_rows(model, run[0], segment, alive)
         else:
-            alive |= _run(model, segment, given, made, alive)
+            outputs = _run(model, segment, given, made, alive)
+        for values, new in zip(alive, outputs, strict=True):
+            values |= new
         last = {str(v.name): max((place[n] for n in v.consumers()), default=index) for v in given}
         for name in [n for n, end in last.items() if end <= index and n not in wanted]:
-            del alive[name]
-    return {name: alive[name] for name in wanted}
+            for values in alive:
+                del values[name]
+    return [{name: values[name] for name in wanted} for values in alive]
 
 
 def in_rows(node: ir.Node) -> bool:
@@ -74,7 +88,9 @@ def _needed(run: list[ir.Node], index: int, place: Mapping[ir.Node, int]) -> lis
     ]
 
 
-def _run_rows(model: ir.Model, product: ir.Node, path: Path, alive: Mapping[str, Array]) -> dict[str, Array]:
+def _run_rows(
+    model: ir.Model, product: ir.Node, path: Path, alive: Sequence[Mapping[str, Array]]
+) -> list[dict[str, Array]]:
     """Run a product of more weights than a segment, some of its outputs at a time."""
     x, *stored = (value for value in product.inputs if value is not None)
     result, outputs = product.outputs[0], product.attributes["N"].as_int()
@@ -89,8 +105,11 @@ def _run_rows(model: ir.Model, product: ir.Node, path: Path, alive: Mapping[str,
             [given], node.outputs, nodes=[node], initializers=weights, opset_imports=model.opset_imports
         )
         part = ir.Model(graph, ir_version=model.ir_version)
-        pieces.append(_run(part, path, [given], list(node.outputs), alive)[str(result.name)])
-    return {str(result.name): np.concatenate(pieces, axis=-1)}
+        pieces.append(_run(part, path, [given], list(node.outputs), alive))
+    name = str(result.name)
+    return [
+        {name: np.concatenate([piece[name] for piece in made], axis=-1)} for made in zip(*pieces, strict=True)
+    ]
 
 
 def _rows(tensor: ir.TensorProtocol | None, rows: slice, outputs: int) -> ir.TensorProtocol:
@@ -111,9 +130,13 @@ def _rows(tensor: ir.TensorProtocol | None, rows: slice, outputs: int) -> ir.Ten
 
 
 def _run(
-    model: ir.Model, path: Path, given: list[ir.Value], made: list[ir.Value], alive: Mapping[str, Array]
-) -> dict[str, Array]:
-    """Write one segment, run it, and remove it.
+    model: ir.Model,
+    path: Path,
+    given: list[ir.Value],
+    made: list[ir.Value],
+    alive: Sequence[Mapping[str, Array]],
+) -> list[dict[str, Array]]:
+    """Write one segment, run it for each of ``alive``, and remove it.
 
     Activations are not rounded: MatMulNBits computes in float, from packed weights, since it would unpack them all otherwise.
     """
@@ -126,6 +149,7 @@ def _run(
         node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", FLOAT)
     try:
         ir.save(part, path)
-        return OnnxRunner(path, mapped=not blockwise).run({name: alive[name] for name in inputs})
+        runner = OnnxRunner(path, mapped=not blockwise)
+        return [runner.run({name: values[name] for name in inputs}) for values in alive]
     finally:
         path.unlink(missing_ok=True)

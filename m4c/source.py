@@ -4,7 +4,7 @@ Both can be captured to a model, make inputs for themselves, and compute the out
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -150,6 +150,14 @@ class TorchSource:
         from m4c.eager import run_eager
 
         return run_eager(self.graph, self.weights, inputs)
+
+    def run_variants(
+        self, variants: Sequence[Mapping[str, ir.TensorProtocol]], inputs: Mapping[str, Array]
+    ) -> list[dict[str, Array]]:
+        """Run eager torch with each of several mappings of weights."""
+        from m4c.eager import run_variants
+
+        return run_variants(self.graph, variants, inputs)
 
     def weight(self, name: str) -> ir.TensorProtocol:
         """Return a weight by its name in the state dict."""

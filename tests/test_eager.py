@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from m4c.eager import run_eager, streamed
+from m4c.eager import run_eager, run_variants, streamed
 from m4c.errors import Bug, CheckpointError
 from m4c.models.graph import Port, Submodel
 from m4c.skeleton import skeleton
@@ -247,3 +247,34 @@ def test_persistent_buffers_come_from_the_checkpoint(rng: np.random.Generator) -
     np.testing.assert_allclose(found, inputs["x"] - 3, rtol=1e-4, atol=1e-4)
     assert source.norm.running_mean is not None
     assert not source.norm.running_mean.any()
+
+
+@pytest.mark.parametrize("changed", [["up.weight"], ["up.weight", "down.bias"], ["norm.weight"], []])
+def test_variants_are_what_each_computes_alone(
+    whole: Submodel, fake: TwoLayers, rng: np.random.Generator, changed: list[str]
+) -> None:
+    graph, weights, inputs = graph_of(Whole(fake)), weights_of(whole.source), sample(rng, {"batch": 2})
+    reads: list[str] = []
+
+    def noted(name: str, values: Array) -> ir.TensorProtocol:
+        def part(rows: slice) -> Array:
+            reads.append(name)
+            return values[rows]
+
+        return lazy(name, ir.DataType.FLOAT, values.shape, lambda: part(slice(None)), part)
+
+    held = {name: noted(name, np.asarray(tensor.numpy())) for name, tensor in weights.items()}
+    others = [
+        {**held, **{name: noted(name, held[name].numpy() * factor) for name in changed}} for factor in (2, 3)
+    ]
+    variants = [held, *others]
+    reads.clear()
+    made = run_variants(graph, variants, inputs)
+    together = "norm.weight" not in changed  # a norm is run for each alone, and all with it
+    assert reads.count("down.weight") == (3 if "down.bias" in changed or not together else 1)
+    for weights_, found in zip(variants, made, strict=True):
+        alone = run_eager(graph, weights_, inputs)["y"]
+        np.testing.assert_allclose(found["y"], alone, rtol=1e-5, atol=1e-6)
+        assert found["y"].shape == alone.shape
+    assert hooks(fake) == 0
+    assert not any("forward" in vars(module) for module in fake.modules())

@@ -13,7 +13,7 @@ from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Pipeline
 from m4c.runners import OnnxRunner
 from m4c.scheme import Scheme
-from m4c.segments import run_in_segments
+from m4c.segments import run_each_in_segments, run_in_segments
 from m4c.targets.emit_onnx import to_onnx
 from m4c.weight_file import WeightFile
 from m4c.weights import Array
@@ -81,7 +81,7 @@ def test_what_no_later_segment_reads_is_let_go(tmp_path: Path, monkeypatch: pyte
     real = segments._run
 
     def look(model, path, given, made, alive):  # type: ignore[no-untyped-def]
-        held.append(set(alive))
+        held.append(set(alive[0]))
         return real(model, path, given, made, alive)
 
     monkeypatch.setattr(segments, "_run", look)
@@ -147,3 +147,16 @@ def test_a_graph_that_passes_an_input_through(tmp_path: Path) -> None:
     found = run_in_segments(tmp_path / "m.onnx", {"x": x})
     np.testing.assert_array_equal(found["y"], x)
     np.testing.assert_array_equal(found["z"], np.maximum(x, 0))
+
+
+def test_defaults_give_way_and_come_back(tmp_path: Path) -> None:
+    """Feeds that go through together give what each gives alone; an input that one leaves out has its default there."""
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+    m (float[2, 3] x, float[3] shift) => (float[2, 3] y) <float[3] shift = {1, 2, 3}> { y = Add(x, shift) }"""
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    x, other = np.ones((2, 3), np.float32), np.full(3, 5, np.float32)
+    plain, shifted = run_each_in_segments(path, [{"x": x}, {"x": x, "shift": other}])
+    np.testing.assert_array_equal(plain["y"], x + np.array([1, 2, 3], np.float32))
+    np.testing.assert_array_equal(shifted["y"], x + other)
+    np.testing.assert_array_equal(run_in_segments(path, {"x": x})["y"], plain["y"])
