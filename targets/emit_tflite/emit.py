@@ -6,12 +6,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from m4c.errors import UnsupportedError
+from m4c.rewrite import attribute
 from m4c.targets.emit_tflite.arithmetic import Emit
 from m4c.targets.emit_tflite.file import Progress, write
 from m4c.targets.emit_tflite.flat import SIGNATURE, Codes, Flat
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.quantization import plan
-from m4c.targets.emit_tflite.table import CHANNELS_LAST, EMIT, FOLLOWS, INTEGER, MIXED
+from m4c.targets.emit_tflite.table import ALONG_LAST, CHANNELS_LAST, EMIT, FOLLOWS, INTEGER, MIXED
 from m4c.targets.emit_tflite.units import Unit, units
 
 
@@ -66,9 +67,18 @@ def _towards(graph: ir.Graph) -> frozenset[ir.Value]:
     for node in reversed(graph):
         if node.op_type in CHANNELS_LAST:
             found |= {value for value in node.inputs[:1] if value is not None}
-        elif node.op_type in through and not found.isdisjoint(node.outputs):
+        elif (node.op_type in through or _along_channels(node)) and not found.isdisjoint(node.outputs):
             found |= {value for value in node.inputs if value is not None}
     return frozenset(found)
+
+
+def _along_channels(node: ir.Node) -> bool:
+    """Return whether a softmax or a norm works along the channels of images, which its kernel wants last as well."""
+    return (
+        node.op_type in ALONG_LAST
+        and attribute(node, "axis", -1) == 1
+        and len(node.inputs[0].shape or ()) == 4
+    )
 
 
 def _known(unit: Unit) -> None:

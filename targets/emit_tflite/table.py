@@ -138,6 +138,9 @@ MIXED = frozenset(
 CHANNELS_LAST = frozenset({"Conv", "Resize"})
 """Operators that want the channels of images last."""
 
+ALONG_LAST = frozenset({"LogSoftmax", "LpNormalization", "Softmax"})
+"""Operators whose kernels work along the last axis alone."""
+
 FOLLOWS = frozenset(
     {"Abs", "Add", "And", "Cast", "Clip", "Concat", "Cos", "Div", "Equal", "Exp", "Gelu", "Greater"}
     | {
