@@ -20,7 +20,8 @@ SHOWN = 3
 """Names of inputs that a message has room for."""
 
 RANDOM_SAMPLES = 32
-"""With 4 samples the U-Net of m4-nano follows its source with 16.0 dB, with 16 with 18.4 dB, with 64 with 18.8 dB."""
+"""With 4 samples the U-Net of m4-nano follows its source with 16.0 dB, with 16 with 18.4 dB, with 64 with 18.8 dB, where ranges
+are percentiles. Where they are extremes, 64 are no better than 32: encoders change by −1.3 to 0.2 dB, the VAE loses 0.5."""
 
 RANDOM_HELD = 4
 """Random samples that are held out."""

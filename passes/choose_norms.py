@@ -31,7 +31,7 @@ class ChooseNorms(Pass):
 
     The noise of one number, as a share of the mean square 1/K, is K·STEP²/12 in the first form. In the second it is
     K·step²/12 for the step of z, and what the rounding of s and of the reciprocal does to the shortest vectors. The encoders
-    of m4-nano gain 1.1 to 3.2 dB.
+    of m4-nano gain 0.9 to 3.2 dB (mean of 16 inputs that were not calibrated on).
     """
 
     name: ClassVar[str] = "choose-norms"
