@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from m4c.adapters.proof import Proof
 from m4c.bundle import (
+    CoverageRecord,
     GraphRecord,
     HostRecord,
     PortRecord,
@@ -27,6 +28,7 @@ from m4c.calibration import Samples
 from m4c.model import operator_counts
 from m4c.models.graph import Port
 from m4c.numerics import held_to
+from m4c.origins import origins_of, write_origins
 from m4c.pipeline import Note, Pipeline
 from m4c.precisions import BITS
 from m4c.request import Plan
@@ -64,6 +66,8 @@ class Artifact:
     """Where it takes adapters."""
     proofs: Mapping[str, Proof] = field(default_factory=dict)
     """What was proved of each adapter that changes it, by name."""
+    coverage: Mapping[str, CoverageRecord] = field(default_factory=dict)
+    """What of each signature runs on the processor, if that takes such graphs."""
 
     @property
     def name(self) -> str:
@@ -78,6 +82,9 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         for number, name in enumerate(artifact.built)
     }
     (signature, first), *further = records.items()
+    origins = folder / "origins" / Path(first.vector.path).with_suffix(".json").name
+    origins.parent.mkdir(exist_ok=True)
+    write_origins(origins, {name: origins_of(one.model) for name, one in artifact.built.items()})
     return GraphRecord(
         name=artifact.name,
         file=record_file(folder, artifact.path),
@@ -91,9 +98,10 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         calibration=artifact.samples.described if artifact.samples else None,
         signature=signature,
         host=_host(artifact.path, folder),
+        origins=record_file(folder, origins),
         further=dict(further),
         slots=tuple(SlotRecord(s.module, s.down, s.up, s.inputs, s.outputs) for s in artifact.slots),
-        **{field.name: getattr(first, field.name) for field in fields(first)},
+        **{one.name: getattr(first, one.name) for one in fields(first)},
     )
 
 
@@ -145,6 +153,7 @@ def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> Sign
             runtime_sqnr_db=_finite(found.whole_db),
         ),
         vector=record_file(folder, vector),
+        coverage=artifact.coverage.get(name),
     )
 
 

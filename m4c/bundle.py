@@ -135,6 +135,48 @@ class HostRecord:
 
 
 @dataclass(frozen=True)
+class ShareRecord:
+    """How much of something a target runs: nodes, or multiply-accumulates."""
+
+    all: int
+    legal: int
+    """Of nodes that the target runs if each is asked by itself."""
+    delegated: int
+    """Of nodes that it runs, as its runtime cuts the graph."""
+
+
+@dataclass(frozen=True)
+class BreakRecord:
+    """The first node in execution order that does not run on the target, and why."""
+
+    node: int
+    operator: str
+    where: str
+    """The module that it comes from, or its name."""
+    reasons: tuple[str, ...]
+    fix: str
+    """What mends the first of them."""
+
+
+@dataclass(frozen=True)
+class CoverageRecord:
+    """What of an artifact runs on the processor that it was built for."""
+
+    runtime: str
+    outcome: str
+    """``whole``, ``split`` or ``refused``."""
+    nodes: ShareRecord
+    macs: ShareRecord
+    partitions: int
+    first_break: BreakRecord | None
+    refused: str | None
+    """Why the target takes nothing of it, if it does."""
+    evidence: str
+    upper_bound: bool
+    """Whether a runtime may take less, since it was not asked: lists and documented limits decided."""
+
+
+@dataclass(frozen=True)
 class SignatureRecord:
     """One more signature of a TFLite file: what is its own in the record of a graph."""
 
@@ -144,6 +186,7 @@ class SignatureRecord:
     verification: VerificationRecord
     vector: FileRecord
     sizes: Mapping[str, int]
+    coverage: CoverageRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +220,10 @@ class GraphRecord:
     """Which signature of a TFLite file ports, sizes, operators, verification and vector are of; an ONNX file has none."""
     host: HostRecord | None = None
     """What the CPU does before, where not all of the graph is the accelerator's."""
+    coverage: CoverageRecord | None = None
+    """What of it runs on the processor it was built for; None where that takes no graphs of this format."""
+    origins: FileRecord | None = None
+    """Which module and which ONNX operator each of its values comes from."""
     further: Mapping[str, SignatureRecord] = field(default_factory=dict)
     """The other signatures of the file, over the same weights."""
     slots: tuple[SlotRecord, ...] = ()
@@ -195,7 +242,8 @@ class GraphRecord:
     def files(self) -> tuple[FileRecord, ...]:
         """The files of this graph alone."""
         host = (self.host.file,) if self.host is not None else ()
-        return (self.file, *host, *(one.vector for one in self.signatures))
+        origins = (self.origins,) if self.origins is not None else ()
+        return (self.file, *host, *origins, *(one.vector for one in self.signatures))
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from m4c.host_part import is_step, split
 from m4c.models.graph import Submodel
 from m4c.numerics import SQNR_FLOOR_DB
 from m4c.observers import ENOUGH, NAMED, Observer
+from m4c.operator_reports.covered import covered
 from m4c.parallel import in_processes
 from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, with_adapters, with_cache
 from m4c.passes.calibrate import Calibrate
@@ -42,7 +43,7 @@ from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Pipeline
 from m4c.precisions import BITS, INTEGER
 from m4c.progress import Progress
-from m4c.request import Plan, Request, fall_back, plan, weight_scheme
+from m4c.request import Plan, Request, fall_back, plan, processor, weight_scheme
 from m4c.runners import host_file
 from m4c.scheme import CALIBRATED, Given, Grids
 from m4c.selection import selected_graphs, selected_submodels
@@ -225,6 +226,7 @@ def _build(
         progress.stage(source.name, "emit")
         stem = folder / source.name.partition("/")[2]
         path = _emit(models, planned, stem, f"{source.name} {pipeline}", weights, step)
+    coverage = covered(path, source.name, processor(request, planned), models, request.fallback == "error")
     progress.stage(source.name, "verify")
     floor = request.min_sqnr if planned.precision in {*SQNR_FLOOR_DB, *BITS} else None
     built = {}
@@ -250,6 +252,7 @@ def _build(
         ),
         slots,
         prove(source, read, path, slots, planned, next(iter(built.values())).verification),
+        coverage,
     )
 
 

@@ -202,6 +202,11 @@ def _signature_name(steps: int) -> str:
     return "decode" if steps == 1 else f"prefill_{steps}"
 
 
+def processor(request: Request, planned: Plan) -> Target:
+    """Return the target that a plan is for: the one asked for, or the CPU."""
+    return request.target if planned.processor == request.target.name else load_target(planned.processor)
+
+
 def weight_scheme(request: Request, planned: Plan) -> Scheme:
     """Return how weights are quantized: as asked for, or as the target's own precision says, on grids that the runtime has.
 

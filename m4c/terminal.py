@@ -17,7 +17,7 @@ from rich.table import Table
 from m4c.numerics import NOTABLE_DB
 
 if TYPE_CHECKING:
-    from m4c.bundle import GraphRecord, Manifest
+    from m4c.bundle import CoverageRecord, GraphRecord, Manifest
     from m4c.numerics import Difference
     from m4c.rounding.budget import Sensitivity
     from m4c.selftest import Selftest
@@ -86,6 +86,12 @@ def show_bundle(manifest: "Manifest", out: Path) -> None:
         table.add_column(heading)
     for heading in ("size", "weights", "operators", "types", "error", "SQNR"):
         table.add_column(heading, justify="right")
+    table.add_column("coverage")
+    covered = [one.coverage for graph in manifest.graphs for one in graph.signatures]
+    if any(one is not None and one.upper_bound for one in covered):
+        table.caption = (
+            "coverage: by lists and documented limits, an upper bound; m4c explain tells of a node"
+        )
     for submodel in manifest.submodels:
         shared = sum(file.bytes for file in submodel.files if file.path.endswith("weights.bin"))
         for index, graph in enumerate(submodel.graphs):
@@ -132,7 +138,20 @@ def _row(graph: "GraphRecord", shared: int, submodel: str) -> tuple[str, ...]:
         str(len(graph.operators)),
         f"{max(one.max_relative_error for one in found):.1e}",
         f"{min(sqnr):.1f} dB" if sqnr else "exact",
+        _coverage([one.coverage for one in graph.signatures if one.coverage is not None]),
     )
+
+
+def _coverage(found: "Sequence[CoverageRecord]") -> str:
+    """Return what of an artifact runs on its target, in few words; of several signatures, of that which runs least."""
+    if not found:
+        return ""
+    least = min(found, key=lambda one: one.nodes.delegated / max(1, one.nodes.all))
+    left = least.nodes.all - least.nodes.delegated
+    if left:
+        return f"{left} of {least.nodes.all} left on the CPU"
+    partitions = f"{least.partitions} partition{'' if least.partitions == 1 else 's'}"
+    return f"{least.nodes.all}/{least.nodes.all} nodes, {partitions}"
 
 
 def _size(count: int) -> str:

@@ -4,7 +4,7 @@ What the target has no format for is brought to it without weights: captured or 
 and judged as if it was quantized to the target's precision. What cannot be lowered says why.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from m4c.bundle import MANIFEST, read_manifest
 from m4c.errors import UnsupportedError, UsageError
 from m4c.models import PRESETS, SUBMODELS
+from m4c.operator_reports.covered import known, located, read
 from m4c.operator_reports.placement import Placement, place
 from m4c.operator_reports.vela import compiled
+from m4c.origins import Origins
 from m4c.parallel import in_processes
 from m4c.progress import Progress
 from m4c.selection import selected_submodels
 from m4c.targets.profile import Target
 from m4c.targets.read_onnx import read_onnx
-from m4c.targets.read_tflite import is_tflite, read_tflite
+from m4c.targets.read_tflite import is_tflite
 from m4c.targets.view import Graph
 
 if TYPE_CHECKING:
@@ -134,19 +136,20 @@ def _of_bundle(folder: Path, target: Target, evidence: str) -> Iterator[Judged]:
             why = record.fallback or f"its artifact is {record.format}"
             yield NotConverted(record.name, why, f"export it with --target {target.name}")
             continue
-        yield from _of_file(folder / record.file.path, record.name, target, evidence)
+        yield from _of_file(folder / record.file.path, record.name, target, evidence, known(folder, record))
 
 
-def _of_file(path: Path, name: str, target: Target, evidence: str) -> Iterator[Judged]:
+def _of_file(
+    path: Path, name: str, target: Target, evidence: str, origins: Sequence[Origins] = ()
+) -> Iterator[Judged]:
     """Judge every graph of a file; an ONNX file for a target that takes none is lowered first."""
     if evidence == "compiled":
         found = compiled(path, target)
         for index, one in enumerate(found):
-            yield replace(one, graph=replace(one.graph, name=_numbered(name, index, len(found))))
-    elif is_tflite(path):
-        yield from _placed(read_tflite(path), name, target)
-    elif "onnx" in target.runtimes:
-        yield from _placed(read_onnx(path), name, target)
+            graph = located(one.graph, origins[index]) if origins else one.graph
+            yield replace(one, graph=replace(graph, name=_numbered(name, index, len(found))))
+    elif is_tflite(path) or "onnx" in target.runtimes:
+        yield from _placed(read(path, origins), name, target)
     else:
         from m4c.source import OnnxSource
 

@@ -60,6 +60,12 @@ class Placement:
         return sum(not isinstance(verdict, Illegal) for verdict in self.verdicts)
 
     @property
+    def allowed(self) -> Cost:
+        """What the nodes cost that run on the target if each is asked by itself."""
+        judged = zip(self.graph.nodes, self.verdicts, strict=True)
+        return cost(node for node, verdict in judged if not isinstance(verdict, Illegal))
+
+    @property
     def delegated(self) -> tuple[Node, ...]:
         """The nodes that run there."""
         return tuple(node for node in self.graph.nodes if node.index in self.cut.nodes)

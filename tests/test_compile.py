@@ -1,5 +1,6 @@
 """The driver: what becomes of a request, in the artifacts and in the record of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from m4c.bundle import Manifest, read_manifest
 from m4c.compile import TOOLS, compile_bundle
 from m4c.errors import NumbersError, UnsupportedError, UsageError
 from m4c.numerics import TOLERANCE
+from m4c.operator_reports.covered import recorded
+from m4c.operator_reports.judged import judged
+from m4c.operator_reports.placement import Placement
 from m4c.passes import OBSERVERS
 from m4c.progress import Silent
 from m4c.request import Request
@@ -145,6 +149,46 @@ def test_a_fallback_that_is_not_allowed_is_an_error(tmp_path: Path, text: str) -
     assert caught.value.exit_code == 3
     assert caught.value.fix
     assert not (tmp_path / "out").exists()
+
+
+PARTLY = STATIC.replace("y = Relu(x)", "h = Relu(x) y = LogSoftmax(h)")
+"""XNNPACK takes the first of its operators alone."""
+
+
+def test_coverage_is_recorded_as_a_report_counts_it(tmp_path: Path) -> None:
+    target = load_target("xnnpack")
+    out = tmp_path / "out"
+    (graph,) = compiled(Request(target=target, model=onnx_file(tmp_path, PARTLY)), out).graphs
+    found = graph.coverage
+    assert found is not None
+    assert (graph.processor, found.outcome, found.partitions) == ("xnnpack", "split", 1)
+    assert (found.nodes.all, found.nodes.legal, found.nodes.delegated) == (2, 1, 1)
+    assert found.evidence == "table"
+    assert found.upper_bound
+    assert found.first_break is not None
+    assert (found.first_break.operator, found.first_break.node) == ("LOG_SOFTMAX", 1)
+    (reported,) = judged(str(out), target, Silent())
+    assert isinstance(reported, Placement)
+    assert recorded(reported) == found == read_manifest(out).graph("net/net").coverage
+
+
+def test_an_illegal_node_is_an_error_where_no_fallback_is_allowed(tmp_path: Path) -> None:
+    request = Request(target=load_target("xnnpack"), fallback="error", model=onnx_file(tmp_path, PARTLY))
+    with pytest.raises(UnsupportedError, match=r"LOG_SOFTMAX is not among the \d+ operators") as caught:
+        compiled(request, tmp_path / "out")
+    assert "net/net: #1 LOG_SOFTMAX (" in caught.value.where
+    assert caught.value.fix.startswith("rewrite it")
+    assert not (tmp_path / "out").exists()
+    whole = Request(target=load_target("xnnpack"), fallback="error", model=onnx_file(tmp_path, STATIC))
+    assert compiled(whole, tmp_path / "out").graphs[0].coverage is not None
+
+
+def test_a_format_that_the_target_lacks_has_no_coverage(tmp_path: Path) -> None:
+    model = onnx_file(tmp_path, STATIC)
+    request = Request(target=TPU, format="onnx", precision="float32", model=model)
+    assert compiled(request, tmp_path / "out").graphs[0].coverage is None
+    with pytest.raises(UnsupportedError, match="edgetpu takes tflite graphs, this one is onnx"):
+        compiled(replace(request, fallback="error"), tmp_path / "none")
 
 
 def test_wrong_numbers_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

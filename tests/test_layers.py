@@ -14,8 +14,8 @@ ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
     "allocator errors record progress quiet numerics precisions cache layouts model runs skeleton slots tasks host",
-    "ahead journal weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep bundle "
-    "static_cache",
+    "ahead journal origins weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep "
+    "bundle static_cache",
     "pipeline quant qdq scales observers host_part",
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from m4c.bundle import read_manifest
+from m4c.bundle import ShareRecord, read_manifest
 from m4c.numerics import Difference
 from m4c.selftest import Selftest
 from m4c.terminal import ProgressBar, show_bundle, show_json, show_list, show_selftest
@@ -76,6 +76,19 @@ def test_a_bundle_for_people(
     assert "projection/linear was calibrated on random numbers" in text
     assert "ONNX operator types" not in text
     assert "less than 20" not in text
+    assert "nodes, 1 partition" in text
+    assert "coverage: by lists and documented limits, an upper bound" in text
+
+
+def test_what_is_left_on_the_cpu_is_counted(int8_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = read_manifest(int8_bundle)
+    (submodel,) = manifest.submodels
+    (graph,) = submodel.graphs
+    assert graph.coverage is not None
+    split = replace(graph.coverage, nodes=ShareRecord(87, 80, 75))
+    shown = replace(manifest, submodels=(replace(submodel, graphs=(replace(graph, coverage=split),)),))
+    show_bundle(shown, int8_bundle)
+    assert "12 of 87 left on the CPU" in capsys.readouterr().out
 
 
 def test_coarse_integers_are_pointed_out(int8_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
