@@ -285,7 +285,7 @@ def report(
     if subject == "zoo":
         if target is not None:
             raise UsageError("the zoo is counted, not placed on a target", fix="leave out --target")
-        from m4c.report_zoo import report_zoo
+        from m4c.reporting import report_zoo
 
         report_zoo("json" if as_json else form.value, jobs, measure, figure)
         return
@@ -295,11 +295,12 @@ def report(
     from m4c.operator_reports.render import to_json, to_markdown, to_table
     from m4c.operator_reports.subjects import operators_of
     from m4c.progress import Silent
+    from m4c.reporting import report_placement
     from m4c.terminal import ProgressBar, show_json, show_table
 
     as_json = as_json or form is ReportFormat.JSON
     if target is not None:
-        _report_placement(subject, target, evidence.value, preset, jobs, as_json)
+        report_placement(subject, target, evidence.value, preset, jobs, "json" if as_json else form.value)
         return
     if subject in PRESETS:
         with ProgressBar(len(SUBMODELS)) as progress:
@@ -314,33 +315,17 @@ def report(
         show_table(to_table(graphs))
 
 
-def _report_placement(
-    subject: str, target: str, evidence: str, preset: str, jobs: int, as_json: bool
+@app.command()
+def explain(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    node: Annotated[str, typer.Argument(help="A value, a module or an index; graph:… says in which graph.")],
+    target: Annotated[str | None, typer.Option(help="Another target than it was built for.")] = None,
+    as_json: options.Json = False,
 ) -> None:
-    """Show which nodes of ``subject`` run on ``target``."""
-    from m4c.models import PRESETS, SUBMODELS
-    from m4c.operator_reports.judged import judged
-    from m4c.operator_reports.render_placement import notes, reasons, summary, to_json
-    from m4c.progress import Silent
-    from m4c.targets.profile import load_target
-    from m4c.terminal import ProgressBar, show_json, show_table
+    """Tell of a node where it comes from, what it became, and whether its target runs it, with every reason and fix."""
+    from m4c.reporting import explain_node
 
-    profile = load_target(target)
-    captured = len(SUBMODELS) if subject in PRESETS else int(subject.partition("/")[0] in SUBMODELS)
-    if captured:
-        with ProgressBar(captured) as progress:
-            found = judged(subject, profile, progress, preset, jobs, evidence)
-    else:
-        found = judged(subject, profile, Silent(), evidence=evidence)
-    if as_json:
-        show_json(to_json(found, profile.name))
-        return
-    show_table(summary(found, profile.name))
-    why = reasons(found)
-    if why is not None:
-        show_table(why)
-    for line in notes(found):
-        sys.stdout.write(f"{line}\n")
+    explain_node(bundle, node, target, as_json)
 
 
 @app.command("list")

@@ -1,8 +1,8 @@
 """Where the values of an artifact come from: the module and the ONNX operator that each was lowered from.
 
 That is kept beside the artifact, which has names of values alone. A TFLite file has more values than the model: what an
-emit function made on the way is named after the result, with a suffix, and
-what is in another layout has ``@`` and the order of its axes.
+emit function made on the way is named after the result, with a suffix, and what is in another layout has ``@`` and the order of
+its axes.
 """
 
 import json

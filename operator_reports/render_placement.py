@@ -102,6 +102,39 @@ def _caption(found: Sequence[Judged]) -> str:
     return f"{text}; judged as if quantized to {assumed[0]}: nothing was calibrated" if assumed else text
 
 
+SHOWN = 20
+"""How many reasons a Markdown page has, so that it fits a comment; the text and the JSON object have all."""
+
+
+def to_markdown(found: Sequence[Judged], target: str) -> str:
+    """Return a short Markdown page, as a comment on a change has it: a row a graph, and the reasons folded away."""
+    lines = [f"### What runs on {_cell(target)}", ""]
+    lines += _markdown(summary(found, target))
+    lines += ["", f"{_caption(found)}.", ""] if _caption(found) else [""]
+    why = reasons(found)
+    if why is not None:
+        more = len(why.rows) - SHOWN
+        lines += [f"<details><summary>Why not: {len(why.rows)} reasons</summary>", ""]
+        lines += _markdown(why, SHOWN)
+        lines += ["", f"… and {more} more: `m4c report … --target {target}`"] if more > 0 else []
+        lines += ["", "</details>", ""]
+    lines += [f"- {line}" for line in notes(found)[:SHOWN]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown(table: Table, most: int | None = None) -> list[str]:
+    """Return the lines of a table, of at ``most`` so many rows."""
+    heads = [str(column.header) for column in table.columns]
+    sides = ["---:" if column.justify == "right" else "---" for column in table.columns]
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))[:most]
+    return [f"| {' | '.join(_cell(str(cell)) for cell in row)} |" for row in (heads, sides, *rows)]
+
+
+def _cell(text: str) -> str:
+    """Return a text that neither ends a cell nor is taken for a tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
 def to_json(found: Sequence[Judged], target: str) -> dict[str, object]:
     """Return a plain object of version ``SCHEMA``, equal for equal graphs."""
     return {
@@ -132,7 +165,7 @@ def _json(one: Judged) -> dict[str, Any]:
             "delegated": [_partition(partition) for partition in one.cut.delegated],
         },
         "ancestor_closed_nodes": None if one.cut.closed is None else len(one.cut.closed),
-        "refused": None if one.refused is None else _reason(one.refused),
+        "refused": None if one.refused is None else reason_json(one.refused),
         "first_break": _break(one.first_break),
         "reasons": [_cause(cause) for cause in one.causes],
         "doubts": [_cause(cause) for cause in one.doubts],
@@ -157,7 +190,7 @@ def _break(found: Break | None) -> dict[str, Any] | None:
         "node": found.node.index,
         "operator": found.node.operator,
         "where": found.node.where,
-        "reasons": [_reason(reason) for reason in found.reasons],
+        "reasons": [reason_json(reason) for reason in found.reasons],
     }
 
 
@@ -166,11 +199,12 @@ def _cause(cause: Cause) -> dict[str, Any]:
         "operator": cause.operator,
         "nodes": cause.count,
         "where": cause.where,
-        **_reason(cause.reason),
+        **reason_json(cause.reason),
     }
 
 
-def _reason(reason: Reason) -> dict[str, Any]:
+def reason_json(reason: Reason) -> dict[str, Any]:
+    """Return a reason as a plain object."""
     return {
         "text": reason.text,
         "fix": reason.fix,

@@ -22,7 +22,7 @@ LAYERS = (
     "operator_reports",
     "read_back read_back_tflite float_products float_graphs request staging resources memory_limit kernels held_out verify "
     "artifact genai compile adapters selftest routes terminal",
-    "options report_zoo cli",
+    "options reporting cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
 
@@ -197,6 +197,7 @@ def loaded(folder: Path, *arguments: object) -> tuple[int, set[str]]:
         (["report", "float"], 0),
         (["report", "int8", "--target", "edgetpu"], 0),
         (["report", "float", "--target", "qualcomm-htp"], 0),
+        (["explain", "int8", "linear"], 0),
         (["report", "zoo"], 0),
         (["run", "float", "--task", "T32", "--audio", "none.wav"], 2),
     ],

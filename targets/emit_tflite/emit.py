@@ -77,7 +77,7 @@ def _along_channels(node: ir.Node) -> bool:
     return (
         node.op_type in ALONG_LAST
         and attribute(node, "axis", -1) == 1
-        and len(node.inputs[0].shape or ()) == 4
+        and len(node.outputs[0].shape or ()) == 4
     )
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from m4c.errors import UsageError
 from m4c.operator_reports.judged import NotConverted, judged
 from m4c.operator_reports.placement import LEVELS, Placement, place
-from m4c.operator_reports.render_placement import notes, reasons, summary, to_json
+from m4c.operator_reports.render_placement import SHOWN, notes, reasons, summary, to_json, to_markdown
 from m4c.progress import Silent
 from m4c.targets.profile import load_target
 from m4c.targets.read_tflite import read_tflite
@@ -129,6 +129,21 @@ def test_json_has_every_reason_and_equal_graphs_give_equal_objects(broken: Path)
     ]
 
 
+def test_markdown_is_a_table_and_reasons_folded_away(broken: Path, tmp_path: Path) -> None:
+    page = to_markdown([placed(broken, "edgetpu")], "edgetpu").splitlines()
+    assert page[0] == "### What runs on edgetpu"
+    assert page[2].startswith("| graph | outcome | nodes |")
+    assert page[3].startswith("| --- | --- | ---: |")
+    assert "| 2 of 4 (50%) |" in page[4]
+    assert "<details><summary>Why not: 1 reasons</summary>" in page
+    assert any(line.startswith("| GELU |") and "rewrite it" in line for line in page)
+    many = [placed(chain(tmp_path / f"{i}|.tflite", CODES.GELU), "edgetpu") for i in range(SHOWN + 3)]
+    page = to_markdown(many, "edgetpu").splitlines()
+    assert "… and 3 more: `m4c report … --target edgetpu`" in page
+    assert sum(line.startswith("| GELU |") for line in page) == SHOWN
+    assert {line.replace("\\|", "").count("|") for line in page if line.startswith("| GELU")} == {6}
+
+
 def test_a_submodel_is_judged_as_its_integer_build_would_be(int8_bundle: Path) -> None:
     target = load_target("ethos-u55")
     (unwritten,) = judged("projection", target, Silent())
@@ -183,6 +198,7 @@ def test_nothing_to_report_on(tmp_path: Path) -> None:
 def test_the_command(broken: Path, tmp_path: Path) -> None:
     made = json.loads(m4c("report", str(broken), "--target", "edgetpu", "--json"))
     assert (made["kind"], made["target"], made["graphs"][0]["outcome"]) == ("placement", "edgetpu", "split")
+    assert m4c("report", str(broken), "--target", "edgetpu", "--format", "md").startswith("### What runs")
     text = m4c("report", str(broken), "--target", "edgetpu")
     assert "upper bound" in text
     assert "GELU is not among the 40" in " ".join(text.split())
