@@ -23,7 +23,6 @@ LEAST_DB = {
     "img_dec/vae_encoder": 20.0,
     "imu_enc/encoder": 24.0,
     "txt_enc/encoder": 19.0,
-    "aud_b_enc/encoder": 24.0,
     "backbone/decoder": 20.0,
 }
 """SQNR of random weights on random numbers."""

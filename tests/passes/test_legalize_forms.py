@@ -34,7 +34,7 @@ KERNEL = {"w": np.linspace(-1, 1, 48, dtype=np.float32).reshape(4, 3, 2, 2)}
 ONE_BY_ONE = ["Reshape", *["Slice", "Reshape", "Conv", "Reshape"] * 2, "Concat", "Reshape"]
 
 CASES: dict[str, tuple[Pass, str, dict[str, Array], float, list[str]]] = {
-    "gelu by tanh": (LegalizeGelu(), GELU, {}, 1e-3, ["Mul", "Mul", "Add", "Mul", "Sigmoid", "Mul"]),
+    "gelu by tanh": (LegalizeGelu(), GELU, {}, 1e-3, ["Clip", "Mul", "Mul", "Add", "Mul", "Sigmoid", "Mul"]),
     "gelu by a sigmoid": (LegalizeGelu("quick"), GELU, {}, 0.021, ["Mul", "Sigmoid", "Mul"]),
     "token first": (LegalizeConcat(), FIRST, {"token": TOKEN}, 1e-6, ["Concat", "Add"]),
     "token last": (LegalizeConcat(), LAST, {"token": TOKEN}, 1e-6, ["Concat", "Add"]),
