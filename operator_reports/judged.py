@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from m4c.bundle import MANIFEST, read_manifest
 from m4c.errors import UnsupportedError, UsageError
 from m4c.models import PRESETS, SUBMODELS
+from m4c.operator_reports import qnn, vela
 from m4c.operator_reports.covered import known, located, read
 from m4c.operator_reports.placement import Placement, place
-from m4c.operator_reports.vela import compiled
 from m4c.origins import Origins
 from m4c.parallel import in_processes
 from m4c.progress import Progress
@@ -144,7 +144,7 @@ def _of_file(
 ) -> Iterator[Judged]:
     """Judge every graph of a file; an ONNX file for a target that takes none is lowered first."""
     if evidence == "compiled":
-        found = compiled(path, target)
+        found = (vela if is_tflite(path) else qnn).compiled(path, target)
         for index, one in enumerate(found):
             graph = located(one.graph, origins[index]) if origins else one.graph
             yield replace(one, graph=replace(graph, name=_numbered(name, index, len(found))))

@@ -27,6 +27,15 @@ ACCELERATORS = (
 )
 """What Vela 5.2.0 compiles for: the processor and its multiply-accumulates in a cycle."""
 
+SOCS = {"SM8550": ("43", "73"), "SM8650": ("57", "75"), "SM8750": ("69", "79"), "SM8850": ("87", "81")}
+"""What QNN compiles for: a Snapdragon, its number and the architecture of its Hexagon in onnxruntime-qnn 2.7.0."""
+
+COMPILERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "tflite": ("vela", ACCELERATORS),
+    "onnx": ("qnn", tuple(SOCS)),
+}
+"""The key of the compiler that may be asked about graphs of a format, and what it compiles for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -137,7 +146,7 @@ def _parse(text: str, where: str) -> Target:
 
 def _runtime(table: Table, form: str) -> Runtime:
     """Read who runs a format, and its rules."""
-    table.allow("runtime", "runtime_version", "vela", "rewrites", "partition", "rule")
+    table.allow("runtime", "runtime_version", COMPILERS[form][0], "rewrites", "partition", "rule")
     known = known_operators(form)
     rules: tuple[Rule, ...] = tuple(read_rule(rule, known) for rule in table.tables("rule"))
     if not any(rule.allow or rule.refuse for rule in rules):
@@ -161,7 +170,7 @@ def _runtime(table: Table, form: str) -> Runtime:
         rules,
         frozenset() if any(rule.allow for rule in rules) else known,
         _rewrites(table),
-        table.text("vela", ACCELERATORS) if "vela" in table.content else None,
+        table.text(*COMPILERS[form]) if COMPILERS[form][0] in table.content else None,
     )
 
 

@@ -101,7 +101,7 @@ class Runtime:
     rewrites: frozenset[str] = frozenset()
     """What int8 graphs are rewritten by: names of :data:`REWRITES`."""
     compiler: str | None = None
-    """The accelerator that Vela compiles for, where that is the target's compiler."""
+    """What Vela (TFLite) or QNN (ONNX) compiles for, where that is the target's compiler."""
 
     @property
     def operators(self) -> frozenset[str]:
