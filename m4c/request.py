@@ -80,6 +80,11 @@ class Request:
                 fix="give --cache-type float16, or --dialect ort",
             )
 
+    def checkpoint(self, submodel: str) -> Path | None:
+        """Return the checkpoint of a sub-model: its own folder within ``weights`` if there is one, else ``weights``."""
+        own = self.weights / submodel if self.weights is not None else None
+        return own if own is not None and own.exists() else self.weights
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -15,7 +15,8 @@ from typing import Any
 import onnx_ir as ir
 
 from m4c.ahead import AHEAD, workers
-from m4c.compile import open_sources, pipeline_for
+from m4c.build import pipeline_for
+from m4c.compile import open_sources
 from m4c.errors import UsageError
 from m4c.parallel import in_processes, processes
 from m4c.precisions import BITS, INTEGER

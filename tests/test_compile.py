@@ -198,7 +198,7 @@ def test_wrong_numbers_are_never_written(tmp_path: Path, monkeypatch: pytest.Mon
         assert isinstance(path, Path)
         onnx_file(path.parent, STATIC.replace("Relu(x)", "Abs(x)"), path.name)
 
-    monkeypatch.setattr("m4c.compile.to_onnx", wrong)
+    monkeypatch.setattr("m4c.build.to_onnx", wrong)
     with pytest.raises(NumbersError, match="net/net differs from its source: max relative error") as caught:
         compiled(Request(target=CPU, model=onnx_file(tmp_path, STATIC)), tmp_path / "out")
     assert "Relu y" in caught.value.where

@@ -21,7 +21,7 @@ LAYERS = (
     "passes targets",
     "operator_reports",
     "read_back read_back_tflite float_products float_graphs request staging resources memory_limit kernels held_out verify "
-    "artifact genai compile adapters selftest routes terminal",
+    "artifact genai build compile adapters selftest routes terminal",
     "options reporting cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""

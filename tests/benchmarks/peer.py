@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter
 
+from m4c.build import pipeline_for
 from m4c.calibration import Samples
 from m4c.checkpoints.random import random_weights
-from m4c.compile import pipeline_for
 from m4c.eager import as_torch
 from m4c.match import match
 from m4c.models import build
