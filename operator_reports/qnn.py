@@ -34,6 +34,11 @@ INSTALL = (
 )
 PROBE = Path(__file__).with_name("qnn_probe.py")
 REASON = re.compile(r"REASON : (.*?)\.\s*\S+ node `([^`]*)` will not be assigned to QNN EP")
+INVALID = re.compile(
+    r"QNN\.(\w+)\(\) failed for node `(n\d+)(?:_\d+)?` of type `[^`]*` with (error code \d+)"
+)
+"""Two things that QNN says of a node it refuses: that its list has no such operator, or that its own validation failed."""
+
 SECONDS = 600
 """A compile that takes longer is given up."""
 
@@ -105,7 +110,8 @@ def _run(path: Path, soc: str, graphs: list[tuple[Path, Path]]) -> tuple[list[As
 
 def as_assigned(graph: Graph, answer: Assigned, said: str, target: Target) -> Placement:
     """Return where the nodes of ``graph`` are by an ``answer`` for the names that they had; QNN ``said`` why not."""
-    reasons = {name: text.strip() for text, name in REASON.findall(said)}
+    reasons = {name: f"QNN's {check} failed with {code}" for check, name, code in INVALID.findall(said)}
+    reasons |= {name: text.strip() for text, name in REASON.findall(said)}
     foretold = place(graph, target)
     found = _everywhere(graph, answer)
     judged = tuple(

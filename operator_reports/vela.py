@@ -26,6 +26,7 @@ NPU = "ethos-u"
 """The custom operator that stands for what runs on the NPU."""
 
 WARNING = re.compile(r"Warning \(supported operators\) operator: (\S+), ofm: '(.*)'\n\s*Reason: (.*)")
+EXCEPTION = re.compile(r"^\w+Error: ", re.MULTILINE)
 SECONDS = 600
 """A compile that takes longer is given up."""
 
@@ -65,13 +66,19 @@ def _run(path: Path, configuration: str, folder: Path) -> str:
             f"Vela took longer than {SECONDS} s", where=str(path), fix="give a smaller graph"
         ) from error
     if done.returncode or not (folder / f"{path.stem}_vela.tflite").is_file():
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise UsageError(
-            f"Vela does not take the file: {' '.join(last) or 'it wrote nothing'}",
+            f"Vela does not take the file: {_error(done.stderr or done.stdout)}",
             where=str(path),
             fix="leave out --evidence: tables decide then",
         )
     return done.stdout
+
+
+def _error(said: str) -> str:
+    """Return what Vela ended with: an exception's whole text, without the trace before it, or else its last line."""
+    found = list(EXCEPTION.finditer(said))
+    text = said[found[-1].start() :] if found else "".join(said.strip().splitlines()[-1:])
+    return " ".join(text.split()) or "it wrote nothing"
 
 
 def _warnings(said: str) -> dict[str, str]:

@@ -44,6 +44,10 @@ def check(found: Placement) -> None:
 def test_nodes_are_where_the_answer_has_them(split: Path) -> None:
     (graph,) = read_onnx(split)
     check(as_assigned(graph, ANSWER, SAID, HTP))
+    invalid = "[W:] QNN.backendValidateOpConfig() failed for node `n1_2` of type `Acosh` with error code 3110"
+    failed = as_assigned(graph, ANSWER, invalid, HTP).first_break
+    assert failed is not None
+    assert failed.reasons[0].text == "Acosh: QNN's backendValidateOpConfig failed with error code 3110"
     without = as_assigned(graph, ANSWER, "", HTP)
     assert without.first_break is not None
     assert "without a reason" in without.first_break.reasons[0].text

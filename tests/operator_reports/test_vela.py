@@ -93,3 +93,11 @@ def test_a_failure_of_vela_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with pytest.raises(UsageError, match="Vela does not take the file: Error: out of SRAM") as caught:
         compiled(DATA / "two.tflite", load_target("ethos-u55"))
     assert caught.value.fix
+    trace = (
+        'Traceback\\n  File "vela.py"\\nRuntimeError: Compilation failed: ADD\\n - shapes\\nFailed to parse'
+    )
+    program.write_text(f"#!/bin/sh\nprintf '{trace}\\n' >&2\nexit 1\n")
+    with pytest.raises(
+        UsageError, match="file: RuntimeError: Compilation failed: ADD - shapes Failed to parse"
+    ):
+        compiled(DATA / "two.tflite", load_target("ethos-u55"))
