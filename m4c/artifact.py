@@ -124,6 +124,16 @@ def _host(path: Path, folder: Path) -> HostRecord | None:
     )
 
 
+def _operators(artifact: Artifact, name: str) -> dict[str, int]:
+    """Return how often each operator is in a signature of the file: TFLite's operators, or ONNX's."""
+    if artifact.path.suffix == ".tflite":
+        graph = read_tflite(artifact.path)[list(artifact.built).index(name)]
+        counts = Counter(node.operator for node in graph.nodes)
+    else:
+        counts = operator_counts(artifact.built[name].model)
+    return dict(sorted(counts.items()))
+
+
 def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> SignatureRecord:
     """Return the record of a signature, and write its test vector, whose name ends in ``suffix``."""
     source, found = artifact.built[name].source, artifact.built[name].verification
@@ -140,7 +150,7 @@ def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> Sign
         outputs=tuple(
             _port(port, stored) for port in _at_border(source.outputs, source, artifact.plan.cache)
         ),
-        operators=dict(sorted(operator_counts(artifact.built[name].model).items())),
+        operators=_operators(artifact, name),
         verification=VerificationRecord(
             reference=_reference(source, artifact.plan.precision),
             inputs=artifact.samples.verified if artifact.samples else "random inputs",

@@ -111,16 +111,29 @@ def show_bundle(manifest: "Manifest", out: Path) -> None:
             reasons = Counter(graph.floats.values())
             kept = "; ".join(f"{count}: {reason}" for reason, count in sorted(reasons.items()))
             console.print(f"{graph.name} keeps modules in float ({kept})")
+        found = graph.verification.sqnr_db
+        if graph.calibration and found is not None and found < NOTABLE_DB:
+            console.print(f"{graph.name} has {found:.1f} dB, less than {NOTABLE_DB:g}: try your task on it")
+    for line in _calibrations(manifest):
+        console.print(line)
+    for form, title in (("onnx", "ONNX"), ("tflite", "TFLite")):
+        types = set().union(*(graph.operators for graph in manifest.graphs if graph.format == form))
+        if types:
+            console.print(f"{len(types)} {title} operator types in all: {' '.join(sorted(types))}")
+
+
+def _calibrations(manifest: "Manifest") -> list[str]:
+    """Return what integer graphs were calibrated on, those together that have it in common."""
+    names: dict[str, list[str]] = {}
+    for graph in manifest.graphs:
         if graph.calibration:
-            console.print(f"{graph.name} was calibrated on {graph.calibration}")
-            found = graph.verification.sqnr_db
-            if found is not None and found < NOTABLE_DB:
-                console.print(
-                    f"{graph.name} has {found:.1f} dB, less than {NOTABLE_DB:g}: try your task on it"
-                )
-    types = set().union(*(graph.operators for graph in manifest.graphs if graph.format == "onnx"))
-    if types:
-        console.print(f"{len(types)} ONNX operator types in all: {' '.join(sorted(types))}")
+            names.setdefault(graph.calibration, []).append(graph.name)
+    return [
+        f"{held[0]} was calibrated on {samples}"
+        if len(held) == 1
+        else f"{len(held)} graphs were calibrated on {samples}"
+        for samples, held in names.items()
+    ]
 
 
 def _row(graph: "GraphRecord", shared: int, submodel: str) -> tuple[str, ...]:
