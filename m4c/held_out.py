@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from m4c.allocator import trim
 from m4c.errors import NumbersError
 from m4c.numerics import Difference, difference, worst
 from m4c.runners import open_runner
@@ -24,16 +25,20 @@ def typical(source: Source, artifact: Path, samples: Iterable[Sample]) -> tuple[
     Raises:
         NumbersError: if the artifact misses an output or gives another shape.
     """
-    runner, kept = open_runner(artifact, mapped=True), list(samples)
+    kept = list(samples)
+    wanted = [source.run(sample) for sample in kept]  # before the artifact's packed weights are in memory
+    runner = open_runner(artifact, mapped=True)
     pairs: dict[str, list[tuple[Array, Array]]] = {}
     each = []
-    for sample in kept:
-        expected, actual = source.run(sample), runner.run(sample)
+    for sample, expected in zip(kept, wanted, strict=True):
+        actual = runner.run(sample)
         for name, value in expected.items():
             if name not in actual or actual[name].shape != value.shape:
                 raise NumbersError(f"the artifact does not return {name} as its source", where=source.name)
             pairs.setdefault(name, []).append((value, actual[name]))
         each.append(worst([difference(value, actual[name]) for name, value in expected.items()]).sqnr_db)
+    del runner
+    trim()
     pooled = [
         difference(*(np.concatenate([array.ravel() for array in side]) for side in zip(*found, strict=True)))
         for found in pairs.values()
