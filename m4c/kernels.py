@@ -18,7 +18,7 @@ from m4c.errors import NumbersError
 from m4c.layouts import restored
 from m4c.model import module_path
 from m4c.runners import TfliteRunner
-from m4c.segments import run_in_segments
+from m4c.segments import outputs_by_segment
 from m4c.targets.emit_onnx import to_onnx
 from m4c.weight_file import WeightFile
 
@@ -46,16 +46,15 @@ def check_kernels(model: ir.Model, artifact: Path, inputs: Mapping[str, Array]) 
     _cut(cut, computed)
     feeds = {**inputs, **{f"{name}{GIVEN}": codes for name, codes in computed.items()}}
     taken = {value.name for value in cut.graph.inputs}
+    nodes = {str(node.outputs[0].name): node for node in model.graph}
     with tempfile.TemporaryDirectory(prefix="m4c-") as folder:
         path = Path(folder) / "cut.onnx"
         with WeightFile(Path(folder) / "weights.bin") as weights:
             to_onnx(cut, path, weights)
-        wanted = run_in_segments(path, {n: v for n, v in feeds.items() if n in taken})
-    worst = 0.0
-    for node in model.graph:
-        name = str(node.outputs[0].name)
-        if name in computed:
-            worst = max(worst, _steps(node, wanted[name], computed[name]))
+        worst = 0.0
+        for (made,) in outputs_by_segment(path, [{n: v for n, v in feeds.items() if n in taken}]):
+            for name, wanted in made.items():
+                worst = max(worst, _steps(nodes[name], wanted, computed[name]))
     return worst
 
 
@@ -63,14 +62,20 @@ def _computed(model: ir.Model, artifact: Path, inputs: Mapping[str, Array]) -> d
     """Run ``artifact`` and return its integer tensors by the names of the codes in ``model``."""
     runner = TfliteRunner(artifact, keep_all=True)
     runner.run(inputs)
-    held = dict(restored(detail["name"], value) for detail, value in runner.tensors())
-    found = {}
+    codes = {}
     for node in model.graph:
         if node.op_type == "QuantizeLinear":
-            name, dtype = str(node.outputs[0].name), node.outputs[0].dtype
-            value = held.get(name, held.get(name.removesuffix(".codes")))
-            if value is not None and dtype is not None and value.dtype == dtype.numpy():
-                found[name] = np.ascontiguousarray(value)
+            value = node.outputs[0]
+            codes[str(value.name).removesuffix(".codes")] = value
+            codes[str(value.name)] = value
+    found: dict[str, Array] = {}
+    for detail, held in runner.tensors():  # all of them, one at a time: weights are among them
+        name, array = restored(detail["name"], held)
+        made = codes.get(name)
+        if made is None or made.dtype is None or array.dtype != made.dtype.numpy():
+            continue
+        if name == made.name or made.name not in found:
+            found[str(made.name)] = np.ascontiguousarray(array)
     return found
 
 

@@ -1,6 +1,6 @@
 """Run an ONNX artifact of any size: a stretch of nodes at a time, so that only its share of the weights is mapped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +31,20 @@ def run_in_segments(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]
 
 
 def run_each_in_segments(path: Path, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
-    """Return the outputs for each of ``feeds``, through which a segment goes before the next is loaded.
+    """Return the outputs for each of ``feeds``; see :func:`outputs_by_segment`."""
+    found: list[dict[str, Array]] = [{} for _ in feeds]
+    for made in outputs_by_segment(path, feeds):
+        for outputs, new in zip(found, made, strict=True):
+            outputs |= new
+    names = [str(value.name) for value in ir.load(path).graph.outputs]
+    return [{name: outputs[name] for name in names} for outputs in found]
 
-    Inputs that have a default may be among them; where only some feeds have one, the others get the default.
+
+def outputs_by_segment(path: Path, feeds: Sequence[Mapping[str, Array]]) -> Iterator[list[dict[str, Array]]]:
+    """Yield the outputs that each segment adds, for each of ``feeds``; all go through one before the next is loaded.
+
+    Inputs that have a default may be among ``feeds``; where only some have one, the others get the default. No value is held
+    longer than later segments read it.
     """
     model = ir.load(path)
     defaults = {}
@@ -43,8 +54,9 @@ def run_each_in_segments(path: Path, feeds: Sequence[Mapping[str, Array]]) -> li
         defaults[name], held.const_value = array(held.const_value), None
     runs = list(cut(model.graph, weight_bytes, SEGMENT_BYTES))
     place = {node: index for index, run in enumerate(runs) for node in run}
-    wanted = [str(value.name) for value in model.graph.outputs]
     alive = [{**defaults, **inputs} for inputs in feeds]
+    through = [str(value.name) for value in model.graph.outputs if value.producer() is None]
+    yield [{name: values[name] for name in through} for values in alive]
     for index, run in enumerate(runs):
         given, made = taken(run), _needed(run, index, place)
         segment = path.with_name(f"{path.stem}.{index}.segment.onnx")
@@ -54,11 +66,13 @@ def run_each_in_segments(path: Path, feeds: Sequence[Mapping[str, Array]]) -> li
             outputs = _run(model, segment, given, made, alive)
         for values, new in zip(alive, outputs, strict=True):
             values |= new
-        last = {str(v.name): max((place[n] for n in v.consumers()), default=index) for v in given}
-        for name in [n for n, end in last.items() if end <= index and n not in wanted]:
-            for values in alive:
-                del values[name]
-    return [{name: values[name] for name in wanted} for values in alive]
+        wanted = [str(value.name) for value in made if value.is_graph_output()]
+        yield [{name: values[name] for name in wanted} for values in alive]
+        del outputs
+        for value in (*given, *made):
+            if max((place[user] for user in value.consumers()), default=index) <= index:
+                for values in alive:
+                    del values[str(value.name)]
 
 
 def in_rows(node: ir.Node) -> bool:
