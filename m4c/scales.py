@@ -34,10 +34,14 @@ class Same:
 Rule = Own | Fixed | Same
 Rules = Mapping[str, Rule]
 
+CONVOLUTIONS: Mapping[str, int] = {"Conv": 0, "ConvTranspose": 1}
+"""Operators that multiply by a stored kernel, and the axis of the output channels in it."""
+
 _PROBABILITY = Fixed(Quantization(1 / 256, -128), Quantization(1 / 32768, 0, WIDE))
 _CALCULATED = (
     "MatMul",
     "Conv",
+    "ConvTranspose",
     "Add",
     "Sub",
     "Mul",
@@ -81,7 +85,7 @@ There is no integer kernel for division, powers, sine and cosine. ``Reciprocal``
 """
 
 WIDE_KERNELS = frozenset(
-    {"Softmax", "Sigmoid", "Tanh", "MatMul", "Linear", "Conv", "Add", "Sub", "Mul"}
+    {"Softmax", "Sigmoid", "Tanh", "MatMul", "Linear", "Conv", "ConvTranspose", "Add", "Sub", "Mul"}
     | {"ReduceMean", "Reciprocal", "Gelu", "Relu", "Exp"}
 )
 """What can compute in int16 too, tried with ai-edge-litert 2.3; operators that copy follow their operand.

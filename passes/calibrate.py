@@ -17,6 +17,7 @@ from m4c.model import module_path
 from m4c.observers import MinMax, Observer, Watch
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.quant import CALIBRATED, activations, get_bounds, keeps_extremes, set_range
+from m4c.scales import CONVOLUTIONS
 from m4c.sweep import Sample, sweep
 from m4c.weights import array
 
@@ -136,7 +137,7 @@ def stored_operands(graph: ir.Graph) -> list[ir.Value]:
 def _has_channels(value: ir.Value, node: ir.Node, index: int) -> bool:
     """Return whether operand ``index`` of ``node`` has a scale for each channel, chosen from its values when written."""
     matrix = value.shape is not None and len(value.shape) == 2
-    return node.op_type == "Conv" or (node.op_type == "MatMul" and index == 1 and matrix)
+    return node.op_type in CONVOLUTIONS or (node.op_type == "MatMul" and index == 1 and matrix)
 
 
 def _extremes(values: Array) -> tuple[float, float]:

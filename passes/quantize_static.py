@@ -15,7 +15,9 @@ from m4c.model import module_path, operator
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.qdq import Placer, Unit
 from m4c.quant import CALIBRATED, NARROW, WIDE, activations, from_range
+from m4c.rewrite import attribute
 from m4c.scales import (
+    CONVOLUTIONS,
     RULES,
     WIDE_KERNELS,
     WIDE_RULES,
@@ -141,8 +143,10 @@ def _unquantizable(node: ir.Node, rules: Rules) -> str:
         return f"{operator(node)} has no integer kernel"
     if node.op_type == "Reciprocal" and not _is_rsqrt(node):
         return "Reciprocal has no integer kernel, unless it is the only reader of a Sqrt"
-    if node.op_type == "Conv" and not stored(node.inputs[1]):
+    if node.op_type in CONVOLUTIONS and not stored(node.inputs[1]):
         return "its kernel is computed, not stored"
+    if node.op_type == "ConvTranspose" and attribute(node, "group", 1) > 1:
+        return "ConvTranspose in groups has no integer kernel"
     return ""
 
 
@@ -158,9 +162,9 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 def _unit(node: ir.Node) -> Unit | None:
     """Return the linear layer or convolution that ``node`` is the product of."""
-    if node.op_type == "Conv" and stored(node.inputs[1]):
+    if node.op_type in CONVOLUTIONS and stored(node.inputs[1]):
         bias = 2 if len(node.inputs) > 2 and stored(node.inputs[2]) else None
-        return Unit(node, node, bias, axis=0)
+        return Unit(node, node, bias, axis=CONVOLUTIONS[node.op_type])
     matrix = node.inputs[1] if node.op_type == "MatMul" else None
     if matrix is None or not stored(matrix) or stored(node.inputs[0]):
         return None

@@ -12,6 +12,7 @@ from m4c.errors import UnsupportedError
 from m4c.model import module_path
 from m4c.pipeline import Note, Pass, Result
 from m4c.rewrite import Replacement, attribute
+from m4c.scales import CONVOLUTIONS
 from m4c.scheme import LEAST_OUTPUTS, LITERT_GROUPS, METHODS, Given, Grids, Scheme
 from m4c.weights import (
     Folded,
@@ -27,8 +28,6 @@ KEPT = "the scheme keeps it, or it is computed from several weights"
 TIED = "one matrix is both a table and a factor, and cannot be on two grids"
 KERNEL = "a convolution, whose kernels stay float"
 """Why weights are not rounded."""
-
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 OPSET = 21
 """The first opset whose DequantizeLinear has blocks."""

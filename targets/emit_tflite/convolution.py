@@ -1,4 +1,4 @@
-"""Operators on images and signals: convolution and resizing.
+"""Operators on images and signals: convolution, also transposed, and resizing.
 
 ONNX keeps channels second, TFLite last: each reads and writes values in that layout. A signal [N, C, L] is an image of
 height 1.
@@ -16,7 +16,8 @@ from ai_edge_litert import schema_py_generated as tfl
 from m4c.layouts import channels_last
 from m4c.targets.emit_tflite.linear import bias_type, biased
 from m4c.targets.emit_tflite.lowering import Array, Lowering
-from m4c.targets.emit_tflite.units import Unit
+from m4c.targets.emit_tflite.units import Unit, behind
+from m4c.weights import stored
 
 Op = tfl.BuiltinOperator
 Pair = tuple[int, int]
@@ -44,14 +45,22 @@ class Window:
                 return None
         return int(tfl.Padding.SAME)
 
+    def transposed_padding(self, image: Pair, made: Pair) -> int:
+        """Return TFLite's name of the padding of a transposed convolution from ``image`` to ``made``.
+
+        SAME is what a convolution from ``made`` to ``image`` would have; with VALID, padding is still to be cut away.
+        """
+        for axis in (0, 1):
+            stride = self.strides[axis]
+            total = max((image[axis] - 1) * stride + self.size[axis] - made[axis], 0)
+            if (-(-made[axis] // stride), total // 2) != (image[axis], self.before[axis]):
+                return int(tfl.Padding.VALID)
+        return int(tfl.Padding.SAME)
+
 
 def conv(at: Lowering, unit: Unit) -> None:
     """Conv is CONV_2D, or DEPTHWISE_CONV_2D when every input channel is a group of its own."""
-    x, w = at.shape(unit.input(0)), at.shape(unit.input(1))
-    if len(x) not in (3, 4):
-        raise at.refuse(
-            f"its input has {len(x)} dimensions", "reshape it to a signal [N, C, L] or an image [N, C, H, W]"
-        )
+    x, w = _checked(at, unit), at.shape(unit.input(1))
     groups = int(unit.attribute("group", 1))
     depthwise = groups > 1 and groups == x[1]
     source = as_image(at, unit.input(0))
@@ -70,6 +79,30 @@ def conv(at: Lowering, unit: Unit) -> None:
     code = Op.DEPTHWISE_CONV_2D if depthwise else Op.CONV_2D
     with at.result(output, layout=channels_last(len(x))) as target, from_image(at, target) as made:
         at.emit(code, [source, weight, bias], [made], options)
+
+
+def conv_transpose(at: Lowering, unit: Unit) -> None:
+    """ConvTranspose is TRANSPOSE_CONV; what padding takes from a full result, a SLICE cuts away where SAME does not."""
+    x, y, output = _checked(at, unit), at.shape(unit.outputs[0]), unit.outputs[0]
+    window, (height, width), made = _transposed_window(at, unit), image(x[2:]), image(y[2:])
+    source = as_image(at, unit.input(0))
+    weight = _transposed_weight(at, unit)
+    if not at.integer and at.affine(weight) is not None:
+        weight = _float(at, weight)
+    bias = biased(at, unit.optional(2), source, weight, y[1])
+    options = tfl.TransposeConvOptionsT()
+    options.padding = window.transposed_padding((height, width), made)
+    options.strideH, options.strideW = window.strides
+    options.quantizedBiasType = bias_type(at, source)
+    same = options.padding == tfl.Padding.SAME
+    with at.result(output, layout=channels_last(len(x))) as target, from_image(at, target) as wanted:
+        shape = at.flat.tensors[wanted].shape
+        whole = shape if same else (shape[0], *_whole(at, window, (height, width), made), shape[3])
+        result = wanted if whole == shape else at.like("whole", whole, wanted)
+        at.emit(Op.TRANSPOSE_CONV, [at.ints(whole), weight, source, bias], [result], options)
+        if result != wanted:
+            begin = at.ints((0, *window.before, 0))
+            at.emit(Op.SLICE, [result, begin, at.ints(shape)], [wanted], tfl.SliceOptionsT())
 
 
 def resize(at: Lowering, unit: Unit) -> None:
@@ -128,6 +161,18 @@ def reshaped(at: Lowering, source: int, shape: Sequence[int], name: str) -> int:
     return made
 
 
+def _checked(at: Lowering, unit: Unit) -> tuple[int, ...]:
+    """Return the shape of what a convolution reads, or refuse one whose dimensions or kernel are none of TFLite's."""
+    x = at.shape(unit.input(0))
+    if len(x) not in (3, 4):
+        raise at.refuse(
+            f"its input has {len(x)} dimensions", "reshape it to a signal [N, C, L] or an image [N, C, H, W]"
+        )
+    if not stored(behind(unit.input(1))):
+        raise at.refuse("its kernel is computed", "fold the kernel to a constant first")
+    return x
+
+
 def _weight(at: Lowering, unit: Unit, depthwise: bool) -> int:
     """Return the kernel as [O, H, W, I], or [1, H, W, O] for a depthwise convolution."""
     outer, inner, *size = at.shape(unit.input(1))
@@ -140,6 +185,54 @@ def _weight(at: Lowering, unit: Unit, depthwise: bool) -> int:
 
     layout = "depthwise" if depthwise else "ohwi"
     return at.laid_out(unit.input(1), layout, view, shape, (0, 3 if depthwise else 0))
+
+
+def _transposed_weight(at: Lowering, unit: Unit) -> int:
+    """Return the kernel of a transposed convolution, [I, O, H, W], as [O, H, W, I]."""
+    inner, outer, *size = at.shape(unit.input(1))
+    height, width = image(size)
+
+    def view(held: Array) -> Array:
+        return held.reshape(inner, outer, height, width).transpose(1, 2, 3, 0)
+
+    return at.laid_out(unit.input(1), "iohw", view, (outer, height, width, inner), (1, 0))
+
+
+def _transposed_window(at: Lowering, unit: Unit) -> Window:
+    """Return the window of a transposed convolution, or refuse what TRANSPOSE_CONV cannot say."""
+    window, groups = _window(at, unit), int(unit.attribute("group", 1))
+    if groups > 1:
+        raise at.refuse(
+            f"TRANSPOSE_CONV has no groups, and this has {groups}",
+            "split the channels, convolve each group by itself and concatenate the results",
+        )
+    if any(d > 1 and k > 1 for d, k in zip(window.dilations, window.size, strict=True)):
+        raise at.refuse(
+            f"TRANSPOSE_CONV has no dilation, and this has {list(window.dilations)}",
+            "use a kernel with the zeros written out and a dilation of 1",
+        )
+    if "output_shape" in unit.node.attributes:
+        raise at.refuse("output_shape is given", "write the padding out as pads (canonicalize does)")
+    return window
+
+
+def _whole(at: Lowering, window: Window, given: Pair, made: Pair) -> Pair:
+    """Return (height, width) of the result before its padding is cut away.
+
+    LiteRT's optimized kernel computes the size of the input back from it: up to one stride less one may follow the last
+    value, which is what ``output_padding`` may be.
+    """
+    sizes = []
+    for axis in (0, 1):
+        full = (given[axis] - 1) * window.strides[axis] + window.size[axis]
+        needed = window.before[axis] + made[axis]
+        if needed - full >= window.strides[axis]:
+            raise at.refuse(
+                f"output_padding reaches {needed - full} past the last value, with a stride of {window.strides[axis]}",
+                "make each output_padding smaller than its stride",
+            )
+        sizes.append(max(full, needed))
+    return sizes[0], sizes[1]
 
 
 def _float(at: Lowering, weight: int) -> int:

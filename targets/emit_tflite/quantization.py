@@ -15,6 +15,7 @@ import onnx_ir as ir
 from m4c.errors import UnsupportedError
 from m4c.model import module_path
 from m4c.quant import counted
+from m4c.scales import CONVOLUTIONS
 from m4c.targets.emit_tflite.flat import Affine
 from m4c.targets.emit_tflite.units import Unit, computed_scales, rounded_weight
 from m4c.weights import array, stored
@@ -25,7 +26,7 @@ ACTIVATIONS = (ir.DataType.INT8, ir.DataType.INT16)
 PARAMETERS = {"Clip": (1, 2), "Pow": (1,), "Resize": (1, 2, 3)}
 """Float inputs that say how to compute rather than what on: they are constants and stay float."""
 
-WEIGHTED = ("Linear", "Conv")
+WEIGHTED = ("Linear", *CONVOLUTIONS)
 """Operators whose further operands are int8 weights and int32 biases, whatever the width of the activations."""
 
 

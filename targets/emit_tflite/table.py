@@ -18,6 +18,7 @@ EMIT: dict[str, Emit] = {
     "Clip": arithmetic.clip,
     "Concat": shape.concat,
     "Conv": convolution.conv,
+    "ConvTranspose": convolution.conv_transpose,
     "Cos": unary(Op.COS),
     "DequantizeLinear": embedding.dequantize,
     "Div": binary(Op.DIV, tfl.DivOptionsT),
@@ -135,7 +136,7 @@ MIXED = frozenset(
 )
 """Operators that are rescaled to the width of their result; the kernels of all others read and write one width."""
 
-CHANNELS_LAST = frozenset({"Conv", "Resize"})
+CHANNELS_LAST = frozenset({"Conv", "ConvTranspose", "Resize"})
 """Operators that want the channels of images last."""
 
 ALONG_LAST = frozenset({"LogSoftmax", "LpNormalization", "Softmax"})

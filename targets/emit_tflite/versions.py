@@ -85,6 +85,8 @@ def _special(code: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> 
             return 3 if inputs[1].affine.per_tensor else 12
         case Op.CONV_2D if inputs[1].shape[3] != inputs[0].shape[3]:
             return 6
+        case Op.TRANSPOSE_CONV:  # with a bias; its first input is a shape
+            return 5 if inputs[2].dtype == INT16 else 3
         case Op.MUL if first is not None and last is not None and first.dtype == INT8:
             scale = outputs[0].affine.scale[0] if outputs[0].affine is not None else 0.0
             return 3 if first.scale[0] * last.scale[0] >= scale else 2

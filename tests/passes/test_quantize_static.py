@@ -131,10 +131,14 @@ def test_every_reader_takes_the_rounded_value() -> None:
     assert kinds(model).count("Q") == 5
 
 
-def test_a_convolution_has_scales_for_its_output_channels(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("kind", "axis", "size"), [("Conv", 0, 10), ("ConvTranspose", 1, 39)])
+def test_a_convolution_has_scales_for_its_output_channels(
+    kind: str, axis: int, size: int, rng: np.random.Generator
+) -> None:
     kernel, bias = normal(rng, 6, 4, 3), normal(rng, 6)
     kernel[2] = 1e-9
-    text = "g (float[1,4,20] x) => (float[1,6,10] y) { y = Conv<strides = [2], pads = [1, 1]>(x, w, b) }"
+    kernel = np.ascontiguousarray(np.moveaxis(kernel, 0, axis))
+    text = f"g (float[1,4,20] x) => (float[1,6,{size}] y) {{ y = {kind}<strides = [2], pads = [1, 1]>(x, w, b) }}"
     model = calibrated(graph(text, w=kernel, b=bias), y=(-12, 12))
     x = {"x": normal(rng, 1, 4, 20)}
     (expected,) = run(model, x)
@@ -145,8 +149,14 @@ def test_a_convolution_has_scales_for_its_output_channels(rng: np.random.Generat
         for n in model.graph
         if n.inputs[0] is not None and n.inputs[0].name == "w.int8"
     }
-    assert axes == 0
+    assert axes == axis
     assert initializer(model, "w.scales").shape == (6,)
+
+
+def test_a_transposed_convolution_in_groups_stays_float(rng: np.random.Generator) -> None:
+    text = "g (float[1,4,5] x) => (float[1,6,7] y) { a = Relu(x) y = ConvTranspose<group = 2>(a, w) }"
+    result = quantized(calibrated(graph(text, w=normal(rng, 4, 3, 3))))
+    assert [note.text for note in result.misses] == ["ConvTranspose in groups has no integer kernel"]
 
 
 FIXED = [

@@ -32,6 +32,7 @@ KEEPS = {
     "Squeeze",
     "Unsqueeze",
 }
+WEIGHTED = ("Linear", "Conv", "ConvTranspose")
 PARAMETERS = {"Clip": (1, 2), "Pow": (1,), "Resize": (1, 2)}
 
 
@@ -147,12 +148,12 @@ def _quantize_stored(
         if index in PARAMETERS.get(operator, ()):
             continue
         held = value.const_value.numpy()
-        if operator in ("Linear", "Conv") and index == 1:
-            axis = 1 if operator == "Linear" else 0
+        if operator in WEIGHTED and index == 1:
+            axis = 0 if operator == "Conv" else 1
             others = tuple(d for d in range(held.ndim) if d != axis)
             weight_scale = (np.abs(held).max(axis=others) / 127).astype(np.float32)
             kind, scale, span = ir.DataType.INT8, weight_scale, 127
-        elif operator in ("Linear", "Conv") and index == 2:
+        elif operator in WEIGHTED and index == 2:
             assert weight_scale is not None
             first = inputs[0]
             assert first is not None

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 from m4c.errors import UnsupportedError
 from m4c.targets.emit_tflite import to_tflite
 from m4c.targets.emit_tflite.convolution import Window
-from tests.targets.emit_tflite.graphs import Case, check_float, check_integer, drawn, one, operators, sample
+from tests.targets.emit_tflite.graphs import (
+    Build,
+    Case,
+    check_float,
+    check_integer,
+    drawn,
+    one,
+    operators,
+    sample,
+)
 
 
 def conv(image: tuple[int, ...], kernel: tuple[int, ...], bias: bool = True, **options: Any) -> Case:
@@ -24,12 +34,26 @@ def conv(image: tuple[int, ...], kernel: tuple[int, ...], bias: bool = True, **o
     )
 
 
+def transposed(image: tuple[int, ...], kernel: tuple[int, ...], bias: bool = True, **options: Any) -> Case:
+    """Return a ConvTranspose with a kernel [I, O / group, …]."""
+    outputs = kernel[1] * options.get("group", 1)
+    return lambda b: b.op(
+        "ConvTranspose",
+        b.input("x", *image),
+        b.weight("w", drawn(*kernel)),
+        *([b.weight("b", drawn(outputs))] if bias else []),
+        **options,
+    )
+
+
 def resize(**options: Any) -> Case:
     return lambda b: b.op("Resize", b.input("x", 1, 3, 4, 5), None, b.store("s", [1, 1, 2, 2]), **options)
 
 
 AROUND = ["TRANSPOSE", "CONV_2D", "TRANSPOSE"]
 SIGNAL = ["TRANSPOSE", "RESHAPE", "CONV_2D", "RESHAPE", "TRANSPOSE"]
+BACK = ["TRANSPOSE", "TRANSPOSE_CONV", "TRANSPOSE"]
+CUT = ["TRANSPOSE", "TRANSPOSE_CONV", "SLICE", "TRANSPOSE"]
 CASES: dict[str, tuple[list[str], Case]] = {
     "signal": (SIGNAL, conv((1, 8, 20), (6, 8, 3), pads=[1, 1])),
     "signal-stride": (
@@ -47,6 +71,22 @@ CASES: dict[str, tuple[list[str], Case]] = {
     "depthwise-same": (
         ["TRANSPOSE", "DEPTHWISE_CONV_2D", "TRANSPOSE"],
         conv((1, 4, 9, 8), (4, 1, 3, 3), group=4, pads=[1, 1, 1, 1], bias=False),
+    ),
+    "transposed": (BACK, transposed((1, 4, 5, 6), (4, 3, 2, 2), strides=[2, 2])),
+    "transposed-same": (BACK, transposed((1, 4, 5, 6), (4, 3, 4, 4), strides=[2, 2], pads=[1, 1, 1, 1])),
+    "transposed-cut": (
+        CUT,
+        transposed(
+            (2, 4, 5, 6), (4, 3, 3, 3), bias=False, strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1]
+        ),
+    ),
+    "transposed-beyond": (
+        BACK,
+        transposed((1, 4, 5, 6), (4, 3, 3, 3), strides=[2, 2], output_padding=[1, 1]),
+    ),
+    "transposed-signal": (
+        ["TRANSPOSE", "RESHAPE", "TRANSPOSE_CONV", "SLICE", "RESHAPE", "TRANSPOSE"],
+        transposed((1, 4, 7), (4, 3, 4), strides=[2], pads=[2, 0]),
     ),
     "resize": (
         ["TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR", "TRANSPOSE"],
@@ -94,6 +134,61 @@ def test_any_window(
     check_integer(one(case), tmp_path, feeds)
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.lists(st.integers(0, 2), min_size=4, max_size=4),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+)
+def test_any_transposed_window(
+    tmp_path: Path,
+    image: tuple[int, int],
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    pads: list[int],
+    beyond: tuple[int, int],
+) -> None:
+    assume(all(extra < stride for extra, stride in zip(beyond, strides, strict=True)))
+    for axis in (0, 1):
+        full = (image[axis] - 1) * strides[axis] + kernel[axis] + beyond[axis]
+        assume(full - pads[axis] - pads[axis + 2] > 0)
+    options: dict[str, Any] = {"strides": list(strides), "pads": pads, "output_padding": list(beyond)}
+    case = transposed((1, 2, *image), (2, 3, *kernel), **options)
+    feeds = {"x": drawn(1, 2, *image)}
+    check_float(one(case), tmp_path, feeds)
+    check_integer(one(case), tmp_path, feeds)
+
+
+REFUSED = [
+    ({"group": 2}, "has no groups, and this has 2", "convolve each group by itself"),
+    ({"dilations": [2, 2]}, r"has no dilation, and this has \[2, 2\]", "a dilation of 1"),
+    (
+        {"output_padding": [0, 1]},
+        "output_padding reaches 1 past the last value, with a stride of 1",
+        "smaller than its stride",
+    ),
+    ({"output_shape": [9, 10]}, "output_shape is given", "as pads"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason", "fix"), REFUSED)
+def test_other_transposed_convolutions_are_refused(
+    options: dict[str, Any], reason: str, fix: str, tmp_path: Path
+) -> None:
+    model = one(transposed((1, 4, 8, 9), (4, 3, 2, 2), **options))
+    with pytest.raises(UnsupportedError, match=rf"{reason}\n.*ConvTranspose node n0.*\n.*fix: .*{fix}"):
+        to_tflite(model, tmp_path / "m.tflite")
+
+
+def test_transposed_padding_has_a_name_where_tflite_pads_alike() -> None:
+    doubling = Window((4, 4), (2, 2), (1, 1), (1, 1), (1, 1))
+    assert doubling.transposed_padding((5, 6), (10, 12)) == 0  # SAME
+    assert doubling.transposed_padding((5, 6), (11, 12)) == 1  # VALID: a convolution would make 6 rows of 11
+    assert Window((3, 3), (2, 2), (1, 1), (1, 1), (1, 1)).transposed_padding((5, 6), (10, 12)) == 1
+
+
 def test_padding_has_a_name_only_where_tflite_pads_alike() -> None:
     even = Window((3, 3), (2, 2), (1, 1), (1, 1), (1, 1))
     assert even.padding((8, 8)) is None  # TFLite would pad 0 before and 1 after
@@ -104,6 +199,15 @@ def test_padding_has_a_name_only_where_tflite_pads_alike() -> None:
 def test_volumes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="its input has 5 dimensions"):
         to_tflite(one(conv((1, 2, 4, 4, 4), (3, 2, 2, 2, 2))), tmp_path / "m.tflite")
+
+
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_computed_kernels_are_refused(operator: str, tmp_path: Path) -> None:
+    def case(b: Build) -> ir.Value:
+        return b.op(operator, b.input("x", 1, 2, 4, 4), b.op("Relu", b.weight("w", drawn(2, 2, 2, 2))))
+
+    with pytest.raises(UnsupportedError, match=r"its kernel is computed\n.*Conv.*\n.*fix: fold"):
+        to_tflite(one(case), tmp_path / "m.tflite")
 
 
 def test_other_resizing_is_refused(tmp_path: Path) -> None:

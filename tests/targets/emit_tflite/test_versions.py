@@ -48,6 +48,9 @@ def test_forms_with_a_version_of_their_own() -> None:
     assert version(Op.FULLY_CONNECTED, [tensor(FLOAT), tensor(INT8, channels=2)], [tensor(FLOAT)]) == 12
     assert version(Op.MUL, [tensor(INT8)] * 2, [tensor(INT8, scale=0.2)]) == 3  # rescales by more than 1
     assert version(Op.MUL, [tensor(INT8)] * 2, [tensor(INT8, scale=0.3)]) == 2
+    shape = Tensor("s", ir.DataType.INT32, (4,))
+    for dtype, expected in ((FLOAT, 3), (INT8, 3), (INT16, 5)):  # version 3 brought the bias
+        assert version(Op.TRANSPOSE_CONV, [shape, *[tensor(dtype)] * 3], [tensor(dtype)]) == expected
     grouped = Tensor("w", FLOAT, (2, 2, 2, 1))
     assert version(Op.CONV_2D, [tensor(FLOAT), grouped], [tensor(FLOAT)]) == 6
     assert version(Op.TRANSPOSE, [Tensor("c", ir.DataType.BOOL, (2, 2))], [tensor(FLOAT)]) == 3
