@@ -15,6 +15,7 @@ from m4c.errors import Bug
 from m4c.model import module_path
 from m4c.passes import arithmetic_forms as arithmetic
 from m4c.passes import shape_forms as shapes
+from m4c.passes import window_forms as windows
 from m4c.passes.properties import typed
 from m4c.pipeline import Note, Pass, Property, Result
 
@@ -24,6 +25,8 @@ ROUNDS = 8
 FORMS: dict[str, Callable[[ir.Node], str | None]] = {
     "BatchNormalization": arithmetic.batch_normalization,
     "Cast": shapes.cast,
+    "Conv": windows.explicit_pads,
+    "ConvTranspose": windows.explicit_pads,
     "Div": arithmetic.divide,
     "Expand": shapes.broadcast,
     "Flatten": shapes.reshape_like,
@@ -48,6 +51,7 @@ class Canonicalize(Pass):
     """Rewrite each operator that has a simpler exact form.
 
     Before: ``Gemm``, ``Squeeze``, ``Pow(x, 2)``, ``x · 1/√v``. After: ``MatMul + Add``, ``Reshape``, ``x · x``, ``x / √v``.
+    Convolutions get their padding as numbers.
     """
 
     only: tuple[str, ...] = ()

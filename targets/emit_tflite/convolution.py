@@ -247,8 +247,10 @@ def _window(at: Lowering, unit: Unit) -> Window:
     size = image(at.shape(unit.input(1))[2:])
     dims = len(at.shape(unit.input(1))) - 2
     pads = unit.attribute("pads", [0] * 2 * dims)
-    if unit.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise at.refuse(f"auto_pad={unit.attribute('auto_pad', '')}", "write the padding out as pads")
+    if unit.attribute("auto_pad", "NOTSET") != "NOTSET":
+        raise at.refuse(
+            f"auto_pad={unit.attribute('auto_pad', '')}", "write the padding out as pads (canonicalize does)"
+        )
 
     def pair(values: Sequence[int], fill: int) -> Pair:
         return (fill, values[0]) if dims == 1 else (values[0], values[1])
