@@ -15,7 +15,7 @@ from m4c.model import module_path, operator
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.qdq import Placer, Unit
 from m4c.quant import CALIBRATED, NARROW, WIDE, activations, from_range
-from m4c.rewrite import attribute
+from m4c.rewrite import attribute, static
 from m4c.scales import (
     CONVOLUTIONS,
     RULES,
@@ -145,6 +145,8 @@ def _unquantizable(node: ir.Node, rules: Rules) -> str:
         return "Reciprocal has no integer kernel, unless it is the only reader of a Sqrt"
     if node.op_type in CONVOLUTIONS and not stored(node.inputs[1]):
         return "its kernel is computed, not stored"
+    if node.op_type in CONVOLUTIONS and len(static(node.inputs[1]) or ()) == 5:
+        return f"{node.op_type} of a volume has no integer kernel"
     if node.op_type == "ConvTranspose" and attribute(node, "group", 1) > 1:
         return "ConvTranspose in groups has no integer kernel"
     return ""

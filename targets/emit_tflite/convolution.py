@@ -1,4 +1,4 @@
-"""Operators on images and signals: convolution, also transposed, and resizing.
+"""Operators on signals, images and volumes: convolution, also transposed, and resizing.
 
 ONNX keeps channels second, TFLite last: each reads and writes values in that layout. A signal [N, C, L] is an image of
 height 1.
@@ -20,24 +20,25 @@ from m4c.targets.emit_tflite.units import Unit, behind
 from m4c.weights import stored
 
 Op = tfl.BuiltinOperator
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
+"""(height, width) of an image, (depth, height, width) of a volume."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How a kernel moves over an image, all as (height, width); ``before`` and ``after`` are the padding."""
+    """How a kernel moves over an image or a volume; ``before`` and ``after`` are the padding."""
 
-    size: Pair
-    strides: Pair
-    dilations: Pair
-    before: Pair
-    after: Pair
+    size: Sizes
+    strides: Sizes
+    dilations: Sizes
+    before: Sizes
+    after: Sizes
 
-    def padding(self, image: Pair) -> int | None:
+    def padding(self, image: Sizes) -> int | None:
         """Return TFLite's name of the padding, or None if it has none and a PAD must come first."""
         if not any((*self.before, *self.after)):
             return int(tfl.Padding.VALID)
-        for axis in (0, 1):
+        for axis in range(len(self.size)):
             extent = (self.size[axis] - 1) * self.dilations[axis] + 1
             steps = -(-image[axis] // self.strides[axis])
             total = max((steps - 1) * self.strides[axis] + extent - image[axis], 0)
@@ -45,7 +46,7 @@ class Window:
                 return None
         return int(tfl.Padding.SAME)
 
-    def transposed_padding(self, image: Pair, made: Pair) -> int:
+    def transposed_padding(self, image: Sizes, made: Sizes) -> int:
         """Return TFLite's name of the padding of a transposed convolution from ``image`` to ``made``.
 
         SAME is what a convolution from ``made`` to ``image`` would have; with VALID, padding is still to be cut away.
@@ -59,10 +60,16 @@ class Window:
 
 
 def conv(at: Lowering, unit: Unit) -> None:
-    """Conv is CONV_2D, or DEPTHWISE_CONV_2D when every input channel is a group of its own."""
-    x, w = _checked(at, unit), at.shape(unit.input(1))
+    """Conv is CONV_2D, DEPTHWISE_CONV_2D when every input channel is a group of its own, and CONV_3D of volumes."""
+    x, w = _checked(at, unit, (3, 4, 5)), at.shape(unit.input(1))
     groups = int(unit.attribute("group", 1))
-    depthwise = groups > 1 and groups == x[1]
+    volume, depthwise = len(x) == 5, groups > 1 and groups == x[1]
+    if volume and groups > 1:
+        raise at.refuse(
+            f"CONV_3D has no groups, and this has {groups}", "split the channels and concatenate the results"
+        )
+    if volume and at.integer:
+        raise at.refuse("CONV_3D has a kernel for float alone", "leave the convolution of a volume in float")
     source = as_image(at, unit.input(0))
     if depthwise and at.flat.tensors[source].dtype == ir.DataType.INT16:
         raise at.refuse("a depthwise convolution of int16 wants an int64 bias", "quantize its input to int8")
@@ -71,33 +78,33 @@ def conv(at: Lowering, unit: Unit) -> None:
         weight = _float(at, weight)
     bias = biased(at, unit.optional(2), source, weight, w[0])
     window = _window(at, unit)
-    padding = window.padding((at.flat.tensors[source].shape[1], at.flat.tensors[source].shape[2]))
+    padding = window.padding(at.flat.tensors[source].shape[1:-1])
     if padding is None:
         source, padding = _padded(at, source, window), int(tfl.Padding.VALID)
     output = unit.outputs[0]
     options = _options(window, padding, w[0] // x[1] if depthwise else None, bias_type(at, source))
-    code = Op.DEPTHWISE_CONV_2D if depthwise else Op.CONV_2D
+    code = Op.CONV_3D if volume else Op.DEPTHWISE_CONV_2D if depthwise else Op.CONV_2D
     with at.result(output, layout=channels_last(len(x))) as target, from_image(at, target) as made:
         at.emit(code, [source, weight, bias], [made], options)
 
 
 def conv_transpose(at: Lowering, unit: Unit) -> None:
     """ConvTranspose is TRANSPOSE_CONV; what padding takes from a full result, a SLICE cuts away where SAME does not."""
-    x, y, output = _checked(at, unit), at.shape(unit.outputs[0]), unit.outputs[0]
-    window, (height, width), made = _transposed_window(at, unit), image(x[2:]), image(y[2:])
+    x, y, output = _checked(at, unit, (3, 4)), at.shape(unit.outputs[0]), unit.outputs[0]
+    window, given, made = _transposed_window(at, unit), image(x[2:]), image(y[2:])
     source = as_image(at, unit.input(0))
     weight = _transposed_weight(at, unit)
     if not at.integer and at.affine(weight) is not None:
         weight = _float(at, weight)
     bias = biased(at, unit.optional(2), source, weight, y[1])
     options = tfl.TransposeConvOptionsT()
-    options.padding = window.transposed_padding((height, width), made)
+    options.padding = window.transposed_padding(given, made)
     options.strideH, options.strideW = window.strides
     options.quantizedBiasType = bias_type(at, source)
     same = options.padding == tfl.Padding.SAME
     with at.result(output, layout=channels_last(len(x))) as target, from_image(at, target) as wanted:
         shape = at.flat.tensors[wanted].shape
-        whole = shape if same else (shape[0], *_whole(at, window, (height, width), made), shape[3])
+        whole = shape if same else (shape[0], *_whole(at, window, given, made), shape[3])
         result = wanted if whole == shape else at.like("whole", whole, wanted)
         at.emit(Op.TRANSPOSE_CONV, [at.ints(whole), weight, source, bias], [result], options)
         if result != wanted:
@@ -126,9 +133,9 @@ def resize(at: Lowering, unit: Unit) -> None:
         at.emit(Op.RESIZE_NEAREST_NEIGHBOR, [source, at.ints(y[2:])], [target], options)
 
 
-def image(size: Sequence[int]) -> Pair:
-    """Return (height, width) of a spatial shape; a signal has height 1."""
-    return (1, size[0]) if len(size) == 1 else (size[0], size[1])
+def image(size: Sequence[int]) -> Sizes:
+    """Return the sizes of an image or a volume; a signal is an image of height 1."""
+    return (1, size[0]) if len(size) == 1 else tuple(size)
 
 
 def as_image(at: Lowering, value: ir.Value) -> int:
@@ -161,10 +168,10 @@ def reshaped(at: Lowering, source: int, shape: Sequence[int], name: str) -> int:
     return made
 
 
-def _checked(at: Lowering, unit: Unit) -> tuple[int, ...]:
+def _checked(at: Lowering, unit: Unit, ranks: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of what a convolution reads, or refuse one whose dimensions or kernel are none of TFLite's."""
     x = at.shape(unit.input(0))
-    if len(x) not in (3, 4):
+    if len(x) not in ranks:
         raise at.refuse(
             f"its input has {len(x)} dimensions", "reshape it to a signal [N, C, L] or an image [N, C, H, W]"
         )
@@ -174,8 +181,11 @@ def _checked(at: Lowering, unit: Unit) -> tuple[int, ...]:
 
 
 def _weight(at: Lowering, unit: Unit, depthwise: bool) -> int:
-    """Return the kernel as [O, H, W, I], or [1, H, W, O] for a depthwise convolution."""
+    """Return the kernel as [O, H, W, I], [1, H, W, O] for a depthwise convolution, [D, H, W, I, O] for one of volumes."""
     outer, inner, *size = at.shape(unit.input(1))
+    if len(size) == 3:
+        turned = (*size, inner, outer)
+        return at.laid_out(unit.input(1), "dhwio", lambda held: held.transpose(2, 3, 4, 1, 0), turned, (0, 4))
     height, width = image(size)
     shape = (1, height, width, outer) if depthwise else (outer, height, width, inner)
 
@@ -216,7 +226,7 @@ def _transposed_window(at: Lowering, unit: Unit) -> Window:
     return window
 
 
-def _whole(at: Lowering, window: Window, given: Pair, made: Pair) -> Pair:
+def _whole(at: Lowering, window: Window, given: Sizes, made: Sizes) -> Sizes:
     """Return (height, width) of the result before its padding is cut away.
 
     LiteRT's optimized kernel computes the size of the input back from it: up to one stride less one may follow the last
@@ -232,7 +242,7 @@ def _whole(at: Lowering, window: Window, given: Pair, made: Pair) -> Pair:
                 "make each output_padding smaller than its stride",
             )
         sizes.append(max(full, needed))
-    return sizes[0], sizes[1]
+    return tuple(sizes)
 
 
 def _float(at: Lowering, weight: int) -> int:
@@ -252,22 +262,22 @@ def _window(at: Lowering, unit: Unit) -> Window:
             f"auto_pad={unit.attribute('auto_pad', '')}", "write the padding out as pads (canonicalize does)"
         )
 
-    def pair(values: Sequence[int], fill: int) -> Pair:
-        return (fill, values[0]) if dims == 1 else (values[0], values[1])
+    def filled(values: Sequence[int], fill: int) -> Sizes:
+        return (fill, values[0]) if dims == 1 else tuple(values)
 
     return Window(
         size,
-        pair(unit.attribute("strides", [1] * dims), 1),
-        pair(unit.attribute("dilations", [1] * dims), 1),
-        pair(pads[:dims], 0),
-        pair(pads[dims:], 0),
+        filled(unit.attribute("strides", [1] * dims), 1),
+        filled(unit.attribute("dilations", [1] * dims), 1),
+        filled(pads[:dims], 0),
+        filled(pads[dims:], 0),
     )
 
 
 def _padded(at: Lowering, source: int, window: Window) -> int:
-    """Return ``source`` [N, H, W, C] with zeros around it."""
-    pads = np.zeros((4, 2), np.int32)
-    pads[1:3] = np.array([window.before, window.after]).T
+    """Return ``source`` [N, …, C] with zeros around it."""
+    pads = np.zeros((len(window.size) + 2, 2), np.int32)
+    pads[1:-1] = np.array([window.before, window.after]).T
     shape = np.add(at.flat.tensors[source].shape, pads.sum(1))
     made = at.like("padded", [int(d) for d in shape], source)
     at.emit(Op.PAD, [source, at.ints(pads)], [made], tfl.PadOptionsT())
@@ -275,12 +285,17 @@ def _padded(at: Lowering, source: int, window: Window) -> int:
 
 
 def _options(window: Window, padding: int, multiplier: int | None, bias: int) -> Any:
-    options = tfl.Conv2DOptionsT()
-    options.quantizedBiasType = bias
-    if multiplier is not None:
+    options: Any
+    if len(window.size) == 3:
+        options = tfl.Conv3DOptionsT()
+        options.strideD, options.dilationDFactor = window.strides[0], window.dilations[0]
+    elif multiplier is not None:
         options = tfl.DepthwiseConv2DOptionsT()
         options.depthMultiplier = multiplier
+    else:
+        options = tfl.Conv2DOptionsT()
+        options.quantizedBiasType = bias
     options.padding = padding
-    options.strideH, options.strideW = window.strides
-    options.dilationHFactor, options.dilationWFactor = window.dilations
+    options.strideH, options.strideW = window.strides[-2:]
+    options.dilationHFactor, options.dilationWFactor = window.dilations[-2:]
     return options

@@ -153,6 +153,12 @@ def test_a_convolution_has_scales_for_its_output_channels(
     assert initializer(model, "w.scales").shape == (6,)
 
 
+def test_a_convolution_of_a_volume_stays_float(rng: np.random.Generator) -> None:
+    text = "g (float[1,2,4,4,4] x) => (float[1,3,3,3,3] y) { a = Relu(x) y = Conv(a, w) }"
+    result = quantized(calibrated(graph(text, w=normal(rng, 3, 2, 2, 2, 2))))
+    assert [note.text for note in result.misses] == ["Conv of a volume has no integer kernel"]
+
+
 def test_a_transposed_convolution_in_groups_stays_float(rng: np.random.Generator) -> None:
     text = "g (float[1,4,5] x) => (float[1,6,7] y) { a = Relu(x) y = ConvTranspose<group = 2>(a, w) }"
     result = quantized(calibrated(graph(text, w=normal(rng, 4, 3, 3))))

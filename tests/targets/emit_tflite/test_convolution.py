@@ -20,6 +20,7 @@ from tests.targets.emit_tflite.graphs import (
     drawn,
     one,
     operators,
+    quantized,
     sample,
 )
 
@@ -196,9 +197,35 @@ def test_padding_has_a_name_only_where_tflite_pads_alike() -> None:
     assert Window((4, 4), (4, 4), (1, 1), (0, 0), (0, 0)).padding((8, 8)) == 1  # VALID
 
 
-def test_volumes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="its input has 5 dimensions"):
-        to_tflite(one(conv((1, 2, 4, 4, 4), (3, 2, 2, 2, 2))), tmp_path / "m.tflite")
+SIZES = [st.tuples(*[st.integers(1, most)] * 3) for most in (3, 2, 2)]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(*SIZES, st.lists(st.integers(0, 1), min_size=6, max_size=6))
+def test_any_window_over_a_volume(
+    tmp_path: Path,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    pads: list[int],
+) -> None:
+    options: dict[str, Any] = {"strides": list(strides), "dilations": list(dilations), "pads": pads}
+    case = conv((2, 2, 5, 6, 7), (3, 2, *kernel), **options)
+    check_float(one(case), tmp_path, {"x": drawn(2, 2, 5, 6, 7)})
+    assert "CONV_3D" in operators(tmp_path / "model.tflite")
+
+
+def test_volumes_without_a_kernel_are_refused(tmp_path: Path) -> None:
+    def refused(model: ir.Model, reason: str) -> None:
+        with pytest.raises(UnsupportedError, match=rf"{reason}\n.*Conv.* node n0.*\n.*fix:"):
+            to_tflite(model, tmp_path / "m.tflite")
+
+    volume = (1, 2, 4, 4, 4)
+    refused(one(conv(volume, (2, 1, 2, 2, 2), group=2)), "CONV_3D has no groups, and this has 2")
+    refused(one(transposed(volume, (2, 3, 2, 2, 2))), "its input has 5 dimensions")
+    narrow = one(conv(volume, (3, 2, 2, 2, 2)))
+    quantized(narrow, {"x": drawn(*volume)})
+    refused(narrow, "CONV_3D has a kernel for float alone")
 
 
 @pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
