@@ -108,11 +108,14 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
     read = weights_of(next(iter(captured.values())))
     slots = slots_for(source, planned.precision, planned.format)
     samples = _samples(site, source, planned)
-    made = _rewritten(site, source, planned, captured, samples, slots)
-    if "host" in planned.rewrites and all(is_step(model.graph) for model in made.models.values()):
-        planned = replace(planned, processor="cpu", fallback=LOOKED_UP)
-    progress.stage(source.name, "emit")
-    path = _emit(site, source, planned, made)
+    with tempfile.TemporaryDirectory(
+        prefix="m4c-"
+    ) as workspace:  # weights may come from there when they are written
+        made = _rewritten(site, source, planned, captured, samples, slots, Path(workspace))
+        if "host" in planned.rewrites and all(is_step(model.graph) for model in made.models.values()):
+            planned = replace(planned, processor="cpu", fallback=LOOKED_UP)
+        progress.stage(source.name, "emit")
+        path = _emit(site, source, planned, made)
     coverage = covered(
         path, source.name, processor(request, planned), made.models, request.fallback == "error"
     )
@@ -138,18 +141,17 @@ def _rewritten(
     captured: dict[str, ir.Model],
     samples: Samples | None,
     slots: tuple[Slot, ...],
+    workspace: Path,
 ) -> Rewritten:
     """Run the passes of the plan over what was ``captured``, which is left empty."""
     step = partial(site.progress.step, source.name)
-    with tempfile.TemporaryDirectory(prefix="m4c-") as folder:
-        workspace = Path(folder)
-        given, grids = _weighed(site.request, source, planned, workspace, site.progress)
-        pipeline = pipeline_for(site.request, planned, samples, workspace, step, given, grids)
-        pipeline = with_adapters(pipeline, slots)
-        site.progress.stage(source.name, "passes" if samples is None else "calibrate")
-        models = {}
-        for name in list(captured):
-            models[name], reports = pipeline.run(captured.pop(name))
+    given, grids = _weighed(site.request, source, planned, workspace, site.progress)
+    pipeline = pipeline_for(site.request, planned, samples, workspace, step, given, grids)
+    pipeline = with_adapters(pipeline, slots)
+    site.progress.stage(source.name, "passes" if samples is None else "calibrate")
+    models = {}
+    for name in list(captured):
+        models[name], reports = pipeline.run(captured.pop(name))
     rounding = [report for report in reports if report.step.startswith(QuantizeWeights.name)]
     return Rewritten(pipeline, models, tuple(note for report in rounding for note in report.misses))
 
