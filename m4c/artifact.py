@@ -3,7 +3,6 @@
 import json
 import math
 import struct
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -23,11 +22,11 @@ from m4c.bundle import (
     VerificationRecord,
     record_file,
 )
-from m4c.cache import pairs, scale_of
+from m4c.cache import narrowed, scale_of
 from m4c.calibration import Samples
-from m4c.model import operator_counts
 from m4c.models.graph import Port
 from m4c.numerics import held_to
+from m4c.operator_reports.coverage import of_graphs, of_model
 from m4c.origins import origins_of, write_origins
 from m4c.pipeline import Note, Pipeline
 from m4c.precisions import BITS
@@ -78,8 +77,8 @@ class Artifact:
 def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
     """Return the manifest's record of an artifact, and write its test vectors."""
     records = {
-        name: _signature(artifact, name, folder, f".{name}" if number else "")
-        for number, name in enumerate(artifact.built)
+        name: _signature(artifact, name, counts, folder, f".{name}" if number else "")
+        for number, (name, counts) in enumerate(_operators(artifact).items())
     }
     (signature, first), *further = records.items()
     origins = folder / "origins" / Path(first.vector.path).with_suffix(".json").name
@@ -115,26 +114,25 @@ def _host(path: Path, folder: Path) -> HostRecord | None:
         PortRecord(port.name, "float32", port.shape, "rows that the host looked up", {}, _stored_as(port))
         for port in ports.outputs
     )
-    operators = Counter(node.operator for graph in read_tflite(file) for node in graph.nodes)
     return HostRecord(
         record_file(folder, file),
         tuple(port.name for port in ports.inputs),
         tuple(outputs),
-        dict(sorted(operators.items())),
+        of_graphs(read_tflite(file)),
     )
 
 
-def _operators(artifact: Artifact, name: str) -> dict[str, int]:
-    """Return how often each operator is in a signature of the file: TFLite's operators, or ONNX's."""
+def _operators(artifact: Artifact) -> dict[str, Mapping[str, int]]:
+    """Return how often each operator is in each signature of the file: TFLite's operators, or ONNX's."""
     if artifact.path.suffix == ".tflite":
-        graph = read_tflite(artifact.path)[list(artifact.built).index(name)]
-        counts = Counter(node.operator for node in graph.nodes)
-    else:
-        counts = operator_counts(artifact.built[name].model)
-    return dict(sorted(counts.items()))
+        graphs = read_tflite(artifact.path)
+        return {name: of_graphs([graph]) for name, graph in zip(artifact.built, graphs, strict=True)}
+    return {name: of_model(name, one.model).counts for name, one in artifact.built.items()}
 
 
-def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> SignatureRecord:
+def _signature(
+    artifact: Artifact, name: str, operators: Mapping[str, int], folder: Path, suffix: str
+) -> SignatureRecord:
     """Return the record of a signature, and write its test vector, whose name ends in ``suffix``."""
     source, found = artifact.built[name].source, artifact.built[name].verification
     vector = folder / "vectors" / f"{source.name.replace('/', '.')}{suffix}.safetensors"
@@ -150,7 +148,7 @@ def _signature(artifact: Artifact, name: str, folder: Path, suffix: str) -> Sign
         outputs=tuple(
             _port(port, stored) for port in _at_border(source.outputs, source, artifact.plan.cache)
         ),
-        operators=_operators(artifact, name),
+        operators=operators,
         verification=VerificationRecord(
             reference=_reference(source, artifact.plan.precision),
             inputs=artifact.samples.verified if artifact.samples else "random inputs",
@@ -196,7 +194,7 @@ def _finite(decibels: float | None) -> float | None:
 
 def _at_border(ports: Sequence[Port], source: Source, cache: str) -> Iterator[Port]:
     """Yield ``ports`` with caches as they are stored, each followed by the port of its scales if it has one."""
-    both = [] if cache == "float32" else pairs(source.inputs, source.outputs)
+    both = narrowed(cache, source.inputs, source.outputs)
     caches = {port.name for pair in both for port in pair}
     for port in ports:
         if port.name not in caches:

@@ -39,6 +39,11 @@ def pairs(inputs: Iterable[Port], outputs: Iterable[Port]) -> list[tuple[Port, P
     return list(zip(pasts, presents, strict=True))
 
 
+def narrowed(kind: str, inputs: Iterable[Port], outputs: Iterable[Port]) -> list[tuple[Port, Port]]:
+    """Return the :func:`pairs` of caches that are stored in ``kind``: none where that is float32, as they are computed."""
+    return [] if kind == "float32" else pairs(inputs, outputs)
+
+
 def scale_of(name: str) -> str:
     """Return the name of the port with the scales of the cache ``name``."""
     return f"{name}_scale"

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from m4c.errors import UnsupportedError
 from m4c.model import module_path
 from m4c.quant import counted
-from m4c.rewrite import static
+from m4c.rewrite import drop_unused, static
 from m4c.weights import stored
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -135,7 +135,7 @@ def _before(model: ir.Model, names: list[str]) -> ir.Model:
         if result is not value:
             value.name, result.name = f"{name}.float", name
         graph.outputs.append(result)
-    _tidy(model)
+    drop_unused(model)
     return model
 
 
@@ -149,11 +149,5 @@ def _after(model: ir.Model, names: list[str]) -> ir.Model:
         old.name = f"{name}.host"
         old.replace_all_uses_with(given)
         graph.inputs.append(given)
-    _tidy(model)
+    drop_unused(model)
     return model
-
-
-def _tidy(model: ir.Model) -> None:
-    ir.passes.common.RemoveUnusedNodesPass()(model)
-    for value in [v for v in model.graph.inputs if not v.uses() and not v.is_graph_output()]:
-        model.graph.inputs.remove(value)

@@ -17,6 +17,7 @@ from m4c.allocator import trim
 from m4c.errors import NumbersError
 from m4c.layouts import restored
 from m4c.model import module_path
+from m4c.rewrite import drop_unused
 from m4c.runners import TfliteRunner
 from m4c.segments import outputs_by_segment
 from m4c.targets.emit_onnx import to_onnx
@@ -52,7 +53,9 @@ def check_kernels(model: ir.Model, artifact: Path, inputs: Mapping[str, Array]) 
         with WeightFile(Path(folder) / "weights.bin") as weights:
             to_onnx(cut, path, weights)
         worst = 0.0
-        for (made,) in outputs_by_segment(path, [{n: v for n, v in feeds.items() if n in taken}]):
+        for (made,) in outputs_by_segment(
+            ir.load(path), path, [{n: v for n, v in feeds.items() if n in taken}]
+        ):
             for name, wanted in made.items():
                 worst = max(worst, _steps(nodes[name], wanted, computed[name]))
     return worst
@@ -90,9 +93,7 @@ def _cut(model: ir.Model, computed: Mapping[str, Array]) -> None:
             codes.replace_all_uses_with(given)
             graph.inputs.append(given)
             graph.outputs.append(codes)
-    ir.passes.common.RemoveUnusedNodesPass()(model)
-    for value in [v for v in graph.inputs if not v.uses()]:
-        graph.inputs.remove(value)
+    drop_unused(model)
 
 
 def _steps(node: ir.Node, wanted: Array, computed: Array) -> float:

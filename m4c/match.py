@@ -11,7 +11,7 @@ import torch
 
 from m4c.errors import CheckpointError
 from m4c.models.graph import Submodel
-from m4c.weights import Array, array, divisible, lazy, part
+from m4c.weights import Array, array, converted, lazy
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 HALVES = {
@@ -149,18 +149,11 @@ def _converted(name: str, tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.T
     """Return a recipe that reads, converts to ``dtype`` and refuses values that are not numbers."""
 
     def convert(values: Array) -> Array:
-        converted = _as(values, dtype.numpy())
-        if dtype in FLOATS and np.isnan(converted.min(initial=0)):
+        made = _as(values, dtype.numpy())
+        if dtype in FLOATS and np.isnan(made.min(initial=0)):
             raise CheckpointError(
                 f"{name} holds values that are not numbers", where=name, fix="get a sound checkpoint"
             )
-        return converted
+        return made
 
-    return lazy(
-        name,
-        dtype,
-        tensor.shape.numpy(),
-        lambda: convert(array(tensor)),
-        (lambda rows: convert(part(tensor, rows))) if divisible(tensor) else None,
-        getattr(tensor, "origin", None),
-    )
+    return converted(tensor, name, dtype, tensor.shape.numpy(), convert, getattr(tensor, "origin", None))

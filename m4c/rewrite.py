@@ -153,6 +153,13 @@ def bypass(node: ir.Node, value: ir.Value) -> bool:
     return True
 
 
+def drop_unused(model: ir.Model) -> None:
+    """Remove the nodes of ``model`` that no output needs, and then the inputs that nothing reads."""
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    for value in [v for v in model.graph.inputs if not v.uses() and not v.is_graph_output()]:
+        model.graph.inputs.remove(value)
+
+
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """Return the value of an attribute, or ``default``; strings are text, lists are tuples."""
     found = node.attributes.get(name)

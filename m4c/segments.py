@@ -32,21 +32,23 @@ def run_in_segments(path: Path, inputs: Mapping[str, Array]) -> dict[str, Array]
 
 def run_each_in_segments(path: Path, feeds: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
     """Return the outputs for each of ``feeds``; see :func:`outputs_by_segment`."""
+    model = ir.load(path)
     found: list[dict[str, Array]] = [{} for _ in feeds]
-    for made in outputs_by_segment(path, feeds):
+    for made in outputs_by_segment(model, path, feeds):
         for outputs, new in zip(found, made, strict=True):
             outputs |= new
-    names = [str(value.name) for value in ir.load(path).graph.outputs]
+    names = [str(value.name) for value in model.graph.outputs]
     return [{name: outputs[name] for name in names} for outputs in found]
 
 
-def outputs_by_segment(path: Path, feeds: Sequence[Mapping[str, Array]]) -> Iterator[list[dict[str, Array]]]:
+def outputs_by_segment(
+    model: ir.Model, path: Path, feeds: Sequence[Mapping[str, Array]]
+) -> Iterator[list[dict[str, Array]]]:
     """Yield the outputs that each segment adds, for each of ``feeds``; all go through one before the next is loaded.
 
-    Inputs that have a default may be among ``feeds``; where only some have one, the others get the default. No value is held
-    longer than later segments read it.
+    ``model`` is the artifact at ``path``, as it was loaded; it is used up. Inputs that have a default may be among ``feeds``;
+    where only some have one, the others get the default. No value is held longer than later segments read it.
     """
-    model = ir.load(path)
     defaults = {}
     for name in set().union(*feeds) & model.graph.initializers.keys():
         held = model.graph.initializers.pop(name)
@@ -70,7 +72,7 @@ def outputs_by_segment(path: Path, feeds: Sequence[Mapping[str, Array]]) -> Iter
         yield [{name: values[name] for name in wanted} for values in alive]
         del outputs
         for value in (*given, *made):
-            if max((place[user] for user in value.consumers()), default=index) <= index:
+            if last_reader(value, place) <= index:
                 for values in alive:
                     del values[str(value.name)]
 
@@ -87,6 +89,11 @@ def taken(run: list[ir.Node]) -> list[ir.Value]:
     return list(dict.fromkeys(value for value in read if value.producer() not in members))
 
 
+def last_reader(value: ir.Value, place: Mapping[ir.Node, int]) -> int:
+    """Return the last run that reads ``value``, −1 if none does; ``place`` has the run of each node."""
+    return max((place[user] for user in value.consumers()), default=-1)
+
+
 def weight_bytes(node: ir.Node) -> int:
     """Return the bytes of the weights that ``node`` reads."""
     return sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
@@ -98,7 +105,7 @@ def _needed(run: list[ir.Node], index: int, place: Mapping[ir.Node, int]) -> lis
         output
         for node in run
         for output in node.outputs
-        if output.is_graph_output() or any(place[user] > index for user in output.consumers())
+        if output.is_graph_output() or last_reader(output, place) > index
     ]
 
 

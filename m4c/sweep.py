@@ -15,7 +15,7 @@ import onnxruntime
 
 from m4c.allocator import trim
 from m4c.runs import cut
-from m4c.segments import taken, weight_bytes
+from m4c.segments import last_reader, taken, weight_bytes
 
 Array = np.ndarray
 Sample = Mapping[str, Array]
@@ -121,9 +121,8 @@ class _Segment:
             output
             for node in run
             for output in node.outputs
-            if output.dtype == ir.DataType.FLOAT or any(place[n] > index for n in output.consumers())
+            if output.dtype == ir.DataType.FLOAT or last_reader(output, place) > index
         ]
-        last = {v: max((place[n] for n in v.consumers()), default=index) for v in (*inputs, *outputs)}
         names = [str(o.name) for o in outputs]
         graph = ir.convenience.extract(model.graph, [str(v.name) for v in inputs], names)
         path = workspace / "segment.onnx"
@@ -137,8 +136,8 @@ class _Segment:
             session,
             tuple(str(v.name) for v in inputs),
             tuple(names),
-            frozenset(str(v.name) for v in outputs if last[v] > index),
-            tuple(str(v.name) for v in inputs if last[v] <= index),
+            frozenset(str(v.name) for v in outputs if last_reader(v, place) > index),
+            tuple(str(v.name) for v in inputs if last_reader(v, place) <= index),
         )
 
     def run(self, sample: _Waiting) -> Iterator[tuple[str, Array]]:

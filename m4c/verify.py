@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from m4c.allocator import trim
-from m4c.cache import beyond_rounding, pairs, real, stored
+from m4c.cache import beyond_rounding, narrowed, real, stored
 from m4c.errors import NumbersError
 from m4c.float_products import Ran, run_in_float
 from m4c.kernels import check_kernels
@@ -74,7 +74,7 @@ def verify(
         NumbersError: if they differ by more than ``precision`` allows, naming the first node that does; if the artifact
             misses an output or gives another shape; or if the source itself does not compute numbers.
     """
-    caches = [] if cache == "float32" else pairs(source.inputs, source.outputs)
+    caches = narrowed(cache, source.inputs, source.outputs)
     taken = stored(inputs, [past.name for past, _ in caches], cache) if caches else inputs
     given = real(taken) if caches else inputs
     expected = source.run(given)

@@ -123,6 +123,25 @@ class Folded:
     """The origin of a weight that was computed from others: no tensor of the source has its values."""
 
 
+def converted(
+    tensor: ir.TensorProtocol,
+    name: str,
+    dtype: ir.DataType,
+    shape: Sequence[int],
+    convert: Callable[[Array], Array],
+    origin: object = None,
+) -> Recipe:
+    """Return a recipe that applies ``convert``, which sees each row for itself, to the whole of ``tensor`` or to its parts."""
+    return lazy(
+        name,
+        dtype,
+        shape,
+        lambda: convert(array(tensor)),
+        (lambda rows: convert(part(tensor, rows))) if divisible(tensor) else None,
+        origin,
+    )
+
+
 def part(tensor: ir.TensorProtocol, rows: slice) -> Array:
     """Return ``rows`` of the first axis of ``tensor``, reading no more than that where its recipe allows."""
     return tensor.part(rows) if isinstance(tensor, Recipe) else array(tensor)[rows]

@@ -17,7 +17,7 @@ import onnx
 from m4c.errors import UsageError
 from m4c.targets.read_onnx import read_proto
 from m4c.targets.read_tflite import is_tflite, read_tflite
-from m4c.targets.view import Format
+from m4c.targets.view import Format, Graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -88,8 +88,12 @@ def of_tflite(path: Path) -> GraphOperators:
     Raises:
         UsageError: if the file is unreadable, not TFLite, or damaged.
     """
-    counts = Counter(node.operator for graph in read_tflite(path) for node in graph.nodes)
-    return GraphOperators(path.stem, _sorted(counts), "tflite")
+    return GraphOperators(path.stem, of_graphs(read_tflite(path)), "tflite")
+
+
+def of_graphs(graphs: Iterable[Graph]) -> dict[str, int]:
+    """Return how often each operator occurs in graphs of a file, by name."""
+    return _sorted(Counter(node.operator for graph in graphs for node in graph.nodes))
 
 
 def union(graphs: Sequence[GraphOperators]) -> tuple[OperatorUse, ...]:

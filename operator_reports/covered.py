@@ -55,7 +55,7 @@ def known(folder: Path, record: GraphRecord) -> tuple[Origins, ...]:
     return tuple(found[one.signature] for one in record.signatures)
 
 
-def read(path: Path, origins: Sequence[Origins]) -> tuple[Graph, ...]:
+def read(path: Path, origins: Sequence[Origins] = ()) -> tuple[Graph, ...]:
     """Return the graphs of an artifact; nodes whose origin is known are where their module is.
 
     ``origins`` are those of the graphs in the order of the file, or none.

@@ -8,14 +8,12 @@ from typing import Any
 
 from m4c.bundle import GraphRecord, read_manifest
 from m4c.errors import UsageError
-from m4c.operator_reports.covered import known
+from m4c.operator_reports.covered import known, read
 from m4c.operator_reports.placement import Placement, place
 from m4c.operator_reports.render_placement import reason_json
 from m4c.origins import Origin, Origins, origin
 from m4c.targets.legality import Illegal, Verdict
 from m4c.targets.profile import Target, load_target
-from m4c.targets.read_onnx import read_onnx
-from m4c.targets.read_tflite import is_tflite, read_tflite
 from m4c.targets.view import Graph, Node
 
 SCHEMA = 1
@@ -71,8 +69,7 @@ class _View:
 def _views(bundle: Path, record: GraphRecord) -> Iterator[_View]:
     """Yield the graphs of an artifact, a signature after another."""
     path, origins = bundle / record.file.path, known(bundle, record)
-    graphs = read_tflite(path) if is_tflite(path) else read_onnx(path)
-    for index, graph in enumerate(graphs):
+    for index, graph in enumerate(read(path)):
         yield _View(record, graph, origins[index] if origins else {})
 
 

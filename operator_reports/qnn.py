@@ -18,9 +18,9 @@ from pathlib import Path
 import onnx
 
 from m4c.errors import UsageError
+from m4c.operator_reports.compilers import TABLES, compiler_of, refused, told
 from m4c.operator_reports.placement import Placement, place
-from m4c.targets.legality import Illegal, Legal, Reason, Verdict
-from m4c.targets.partition import Cut, bordered
+from m4c.targets.legality import Legal
 from m4c.targets.profile import SOCS, Target
 from m4c.targets.read_onnx import read_onnx
 from m4c.targets.view import Graph, consumers
@@ -41,6 +41,8 @@ INVALID = re.compile(
 
 SECONDS = 600
 """A compile that takes longer is given up."""
+
+SILENT = "QNN left it to the CPU without a reason"
 
 NAMED = re.compile(r"n(\d+)(?!\d)")
 """Begins the name of a node while QNN is asked, also after ONNX Runtime put it into another: ``n12/MatMulAddFusion``."""
@@ -63,11 +65,7 @@ def compiled(path: Path, target: Target) -> tuple[Placement, ...]:
     Raises:
         UsageError: if the target has no such compiler, it is not installed, it takes nothing at all, or not the file.
     """
-    soc = target.runtimes["onnx"].compiler if "onnx" in target.runtimes else None
-    if soc is None:
-        raise UsageError(
-            f"there is no compiler to ask for {target.name}", fix="leave out --evidence: tables decide then"
-        )
+    soc = compiler_of(target, "onnx")
     (graph,) = read_onnx(path)
     with tempfile.TemporaryDirectory(prefix="m4c-") as folder:
         numbered, works = Path(folder) / "numbered.onnx", Path(folder) / "works.onnx"
@@ -103,7 +101,7 @@ def _run(path: Path, soc: str, graphs: list[tuple[Path, Path]]) -> tuple[list[As
         raise UsageError(
             f"QNN does not take the file: {' '.join(last) or f'exit status {done.returncode}'}",
             where=str(path),
-            fix="leave out --evidence: tables decide then",
+            fix=TABLES,
         )
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")], done.stderr
 
@@ -115,7 +113,9 @@ def as_assigned(graph: Graph, answer: Assigned, said: str, target: Target) -> Pl
     foretold = place(graph, target)
     found = _everywhere(graph, answer)
     judged = tuple(
-        _reason(verdict, node.operator, reasons.get(named(node.index)))
+        refused(
+            verdict, node.operator, [reasons.get(named(node.index), SILENT)], "onnxruntime-qnn, what it logs"
+        )
         if found[node.index] is None
         else Legal(verdict.doubts)
         for node, verdict in zip(graph.nodes, foretold.verdicts, strict=True)
@@ -124,10 +124,7 @@ def as_assigned(graph: Graph, answer: Assigned, said: str, target: Target) -> Pl
     for index, partition in sorted(found.items()):
         if partition is not None:
             groups.setdefault(partition, []).append(index)
-    partitions = tuple(bordered(graph, tuple(group)) for group in groups.values())
-    return replace(
-        foretold, verdicts=judged, cut=Cut(partitions, partitions), refused=None, evidence="compiled"
-    )
+    return told(foretold, judged, map(tuple, groups.values()))
 
 
 def _everywhere(graph: Graph, answer: Assigned) -> dict[int, int | None]:
@@ -143,11 +140,3 @@ def _everywhere(graph: Graph, answer: Assigned) -> dict[int, int | None]:
         if node.index not in found:
             found[node.index] = found[before[0]] if before else None
     return found
-
-
-def _reason(foretold: Verdict, operator: str, said: str | None) -> Illegal:
-    """Return QNN's own reason, with the fix that the profile has for such a node."""
-    known = foretold.reasons if isinstance(foretold, Illegal) else ()
-    fix = known[0].fix if known else "rewrite it with operators that run there, or let it run on the CPU"
-    text = said or "QNN left it to the CPU without a reason"
-    return Illegal((Reason(f"{operator}: {text}", fix, "onnxruntime-qnn, what it logs", "measured"),))

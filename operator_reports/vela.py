@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from m4c.errors import UsageError
+from m4c.operator_reports.compilers import TABLES, compiler_of, refused, told
 from m4c.operator_reports.placement import Placement, place
-from m4c.targets.legality import Illegal, Legal, Reason, Verdict
-from m4c.targets.partition import Cut, bordered, epochs
+from m4c.targets.legality import Legal
+from m4c.targets.partition import epochs
 from m4c.targets.profile import Target
 from m4c.targets.read_tflite import read_tflite
 from m4c.targets.view import Graph, Tensor
@@ -24,6 +24,8 @@ PROGRAM = "vela"
 INSTALL = "pip install 'm4c[compilers]', or ethos-u-vela==5.2.0 in an environment of its own with its vela on the PATH"
 NPU = "ethos-u"
 """The custom operator that stands for what runs on the NPU."""
+
+SILENT = "Vela left it on the CPU without a reason"
 
 WARNING = re.compile(r"Warning \(supported operators\) operator: (\S+), ofm: '(.*)'\n\s*Reason: (.*)")
 EXCEPTION = re.compile(r"^\w+Error: ", re.MULTILINE)
@@ -37,11 +39,7 @@ def compiled(path: Path, target: Target) -> tuple[Placement, ...]:
     Raises:
         UsageError: if the target has no such compiler, it is not installed, or it does not take the file.
     """
-    compiler = target.runtimes["tflite"].compiler if "tflite" in target.runtimes else None
-    if compiler is None:
-        raise UsageError(
-            f"there is no compiler to ask for {target.name}", fix="leave out --evidence: tables decide then"
-        )
+    compiler = compiler_of(target, "tflite")
     given = read_tflite(path)
     if any(node.operator == NPU for graph in given for node in graph.nodes):
         raise UsageError(
@@ -69,7 +67,7 @@ def _run(path: Path, configuration: str, folder: Path) -> str:
         raise UsageError(
             f"Vela does not take the file: {_error(done.stderr or done.stdout)}",
             where=str(path),
-            fix="leave out --evidence: tables decide then",
+            fix=TABLES,
         )
     return done.stdout
 
@@ -92,7 +90,12 @@ def as_compiled(graph: Graph, made: Graph, said: str, target: Target) -> Placeme
     left = {tensor.name for node in made.nodes if node.operator != NPU for tensor in node.outputs}
     foretold = place(graph, target)
     judged = tuple(
-        _reasons(verdict, node.operator, [warnings[t.name] for t in node.outputs if t.name in warnings])
+        refused(
+            verdict,
+            node.operator,
+            [warnings[t.name] for t in node.outputs if t.name in warnings] or [SILENT],
+            "ethos-u-vela, its warnings",
+        )
         if any(tensor.name in left for tensor in node.outputs)
         else Legal(verdict.doubts)
         for node, verdict in zip(graph.nodes, foretold.verdicts, strict=True)
@@ -101,20 +104,7 @@ def as_compiled(graph: Graph, made: Graph, said: str, target: Target) -> Placeme
     groups = epochs(graph.nodes, supported)
     if len(groups) != sum(node.operator == NPU for node in made.nodes):
         groups = list(_traced(graph, made, supported))
-    partitions = tuple(bordered(graph, group) for group in groups)
-    return replace(
-        foretold, verdicts=judged, cut=Cut(partitions, partitions), refused=None, evidence="compiled"
-    )
-
-
-def _reasons(foretold: Verdict, operator: str, said: list[str]) -> Illegal:
-    """Return Vela's own reasons, with the fix that the profile has for such a node."""
-    known = foretold.reasons if isinstance(foretold, Illegal) else ()
-    fix = known[0].fix if known else "rewrite it with operators that run there, or let it run on the CPU"
-    texts = said or ["Vela left it on the CPU without a reason"]
-    return Illegal(
-        tuple(Reason(f"{operator}: {text}", fix, "ethos-u-vela, its warnings", "measured") for text in texts)
-    )
+    return told(foretold, judged, groups)
 
 
 def _traced(graph: Graph, made: Graph, supported: list[bool]) -> Iterator[tuple[int, ...]]:

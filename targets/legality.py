@@ -8,6 +8,9 @@ from m4c.targets.profile import Target
 from m4c.targets.rules import Rule, Runtime
 from m4c.targets.view import Graph, Node
 
+REWRITE = "rewrite it with operators that run there, or let it run on the CPU"
+"""What mends an operator that a target does not have."""
+
 DOUBTFUL = "recalled"
 """Evidence that refuses nothing by itself."""
 
@@ -109,9 +112,8 @@ def _listed(node: Node, target: Target, runtime: Runtime) -> Iterator[Reason]:
     operator = node.operator
     current = tuple(_current(runtime))
     refused = next((rule for rule in current if operator in rule.refuse), None)
-    rewrite = "rewrite it with operators that run there, or let it run on the CPU"
     if refused is not None:
-        yield Reason(f"{operator} is refused by {runtime.name}", rewrite, refused.source, refused.evidence)
+        yield Reason(f"{operator} is refused by {runtime.name}", REWRITE, refused.source, refused.evidence)
     if refused is not None or operator in runtime.otherwise or any(operator in r.allow for r in current):
         return
     later = [rule for rule in runtime.rules if operator in rule.allow]
@@ -123,7 +125,7 @@ def _listed(node: Node, target: Target, runtime: Runtime) -> Iterator[Reason]:
     lists = next(rule for rule in current if rule.allow or rule.refuse)
     yield Reason(
         f"{operator} is not among the {len(runtime.operators)} operators of {target.name}",
-        rewrite,
+        REWRITE,
         lists.source,
         lists.evidence,
     )

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from m4c.adapters.folder import Adapter, Pair
 from m4c.errors import CheckpointError, UsageError
-from m4c.weights import Array, array, divisible, lazy, part
+from m4c.weights import Array, array, converted, divisible, lazy, part
 
 Weights = Mapping[str, ir.TensorProtocol]
 
@@ -117,10 +117,4 @@ def _replaced(adapter: Adapter, name: str, before: ir.TensorProtocol) -> ir.Tens
             )
         return made
 
-    return lazy(
-        name,
-        dtype,
-        before.shape.numpy(),
-        lambda: checked(array(stored)),
-        (lambda rows: checked(part(stored, rows))) if divisible(stored) else None,
-    )
+    return converted(stored, name, dtype, before.shape.numpy(), checked)

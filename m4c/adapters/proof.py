@@ -9,7 +9,7 @@ import numpy as np
 from m4c.adapters.folder import Adapter
 from m4c.adapters.merge import merged
 from m4c.adapters.separate import factors
-from m4c.cache import pairs, real
+from m4c.cache import narrowed, real
 from m4c.errors import NumbersError
 from m4c.numerics import Difference, held_to, sqnr
 from m4c.precisions import BITS
@@ -52,7 +52,7 @@ def prove(
     """
     if not isinstance(source, TorchSource) or not source.adapters:
         return {}
-    caches = [] if plan.cache == "float32" else pairs(source.inputs, source.outputs)
+    caches = narrowed(plan.cache, source.inputs, source.outputs)
     given = real(verified.inputs) if caches else verified.inputs
     if source.unmerged is None:
         return _beside(source, artifact, slots, plan, verified, given)
@@ -75,7 +75,7 @@ def _beside(
 ) -> dict[str, Proof]:
     """Run ``artifact`` with each adapter, and the source with it merged into the weights that the artifact stores."""
     reference = with_stored(source, artifact, plan.precision)
-    both = [] if plan.cache == "float32" else pairs(source.inputs, source.outputs)
+    both = narrowed(plan.cache, source.inputs, source.outputs)
     held, presents = held_to(plan.precision, plan.cache), {present.name for _, present in both}
     filled = {adapter.name: factors(adapter, slots) for adapter in source.adapters}
     filling = [adapter for adapter in source.adapters if filled[adapter.name]]
