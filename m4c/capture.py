@@ -5,6 +5,7 @@ This is the only caller of torch.export and of torch's ONNX exporter. Parameters
 """
 
 import contextlib
+import functools
 import io
 import re
 import warnings
@@ -13,6 +14,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 import torch
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from m4c.errors import Bug, CaptureError
 from m4c.models.graph import Graph, Port
@@ -28,6 +30,8 @@ OPSET = 20
 
 SOURCE = "source."
 DTYPES = {"float32": torch.float32, "int64": torch.int64}
+LISTED = functools.cache(ONNXRegistry.from_torchlib)
+"""torch's ONNX functions of an opset; nothing is added to them by an export."""
 FROM_CHECKPOINT = "m4c.checkpoint"
 """Metadata key of an initializer whose values come from the checkpoint."""
 
@@ -77,7 +81,7 @@ def translate(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.onnx
 def _translated(graph: Graph, program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     """Return torch's own translation of a ``program`` of ``graph``."""
     try:
-        with _quiet():
+        with _quiet(), _listed_once():
             made = torch.onnx.export(
                 program, (), dynamo=True, optimize=False, verbose=False, opset_version=OPSET
             )
@@ -89,6 +93,17 @@ def _translated(graph: Graph, program: torch.export.ExportedProgram) -> torch.on
         ) from error
     assert made is not None
     return made
+
+
+@contextlib.contextmanager
+def _listed_once() -> Iterator[None]:
+    """Let the exporter list torch's ONNX functions once in a process: by itself it makes that list (0.4 s) at each call."""
+    made = ONNXRegistry.__dict__["from_torchlib"]
+    ONNXRegistry.from_torchlib = staticmethod(LISTED)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = made  # type: ignore[method-assign]
 
 
 def _shortened(graph: Graph) -> Graph:
