@@ -252,12 +252,12 @@ def _vector_bytes(request: Request, source: Source) -> int:
 
 
 def room(request: Request, out: Path) -> bool:
-    """Return whether so much disk is free that nobody needs to count: more than any preset, or its checkpoint, can become."""
-    small = request.preset == "m4-nano" and request.weights is None and request.model is None
+    """Return whether so much disk is free that nobody needs to count: more than the preset, or what is given, can become."""
     given = sum(
         file.stat().st_size for path in (request.weights, request.model) if path for file in files(path)
     )
-    return _free(out) > (SMALL if small else LARGE + FROM_PACKED * given)
+    whole = LARGE if not given and request.preset != "m4-nano" else SMALL
+    return _free(out) > whole + FROM_PACKED * given
 
 
 def require_disk(out: Path, needed: int) -> None:
