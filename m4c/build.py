@@ -17,7 +17,7 @@ from m4c.capture import weights_of
 from m4c.errors import UnsupportedError
 from m4c.float_graphs import FloatGraphs
 from m4c.held_out import typical
-from m4c.host_part import is_step, split
+from m4c.host_part import LOOKED_UP, is_step, split
 from m4c.numerics import SQNR_FLOOR_DB
 from m4c.observers import ENOUGH, NAMED, Observer
 from m4c.operator_reports.covered import covered
@@ -33,13 +33,9 @@ from m4c.scheme import CALIBRATED, Given, Grids
 from m4c.slots import Slot
 from m4c.source import Source, TorchSource
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
-from m4c.targets.emit_tflite import EMIT, to_tflite
-from m4c.targets.emit_tflite.table import CONVOLVED
+from m4c.targets.emit_tflite import operators_for, to_tflite
 from m4c.verify import verify
 from m4c.weight_file import WeightFile
-
-LOOKED_UP = "all of it is a step of the host: rows looked up by numbers"
-"""Why a graph has nothing for an accelerator."""
 
 Step = Callable[[int, int], None]
 """Told how much of a stage is done, and of how much."""
@@ -222,7 +218,7 @@ def _emit(site: Site, source: Source, planned: Plan, made: Rewritten) -> Path:
         models = dict.fromkeys(models, model)
         if before is not None:
             to_tflite(before, host_file(path), progress=advance)
-    to_tflite(models, path, progress=advance, operators=CONVOLVED if "linear" in planned.rewrites else EMIT)
+    to_tflite(models, path, progress=advance, operators=operators_for(planned.rewrites))
     return path
 
 

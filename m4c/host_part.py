@@ -15,6 +15,9 @@ from m4c.quant import counted
 from m4c.rewrite import drop_unused, static
 from m4c.weights import stored
 
+LOOKED_UP = "all of it is a step of the host: rows looked up by numbers"
+"""Why a graph has nothing for an accelerator."""
+
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 INNER = 3
 """So many of the last dimensions may be larger than 1."""

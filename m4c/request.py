@@ -150,7 +150,7 @@ def _plan(request: Request, source: Source) -> Plan:
         target.name,
         dialect,
         sizes=sizes,
-        rewrites=_rewrites(target, file_format, precision),
+        rewrites=target.rewrites(file_format, precision),
         several=several,
     )
     ports = source.sized(sizes).inputs
@@ -166,12 +166,6 @@ def _plan(request: Request, source: Source) -> Plan:
     if wanted.precision in INTEGER and (reason := without_samples(source, request.calibration)):
         return fall_back(reason, request)
     return wanted
-
-
-def _rewrites(target: Target, file_format: str, precision: str) -> frozenset[str]:
-    """Return what graphs are rewritten by for ``target``: int8 graphs of the format that its profile says it for."""
-    runtime = target.runtimes.get(file_format)
-    return runtime.rewrites if runtime is not None and precision == "int8" else frozenset()
 
 
 def _signatures(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from m4c.bundle import MANIFEST, read_manifest
 from m4c.errors import UnsupportedError, UsageError
@@ -18,6 +18,7 @@ from m4c.operator_reports.covered import known, located, read
 from m4c.operator_reports.placement import Placement, place
 from m4c.origins import Origins
 from m4c.parallel import in_processes
+from m4c.precisions import INTEGER
 from m4c.progress import Progress
 from m4c.selection import selected_submodels
 from m4c.targets.profile import Target
@@ -109,24 +110,39 @@ def of_submodel(
 
 
 def _of_model(model: "ir.Model", name: str, target: Target) -> Judged:
-    """Judge a model in hand in the target's own format."""
-    from m4c.passes import for_format
+    """Judge a model in hand as an export would write it in the target's own format and precision."""
+    from m4c.passes import before_ranges, for_format
     from m4c.targets.view_model import view_model
 
-    # The norm of integer builds keeps ranges narrow; which one is written does not depend on the weights.
-    form: Any = "norm" if target.precision in ("int8", "int16x8") else "mean"
-    rewritten = for_format(target.format, form).run(model)[0]
-    if target.format == "onnx":
-        return place(view_model(rewritten, name), target)
+    rewrites = target.rewrites(target.format, target.precision)
+    pipeline = (
+        before_ranges(target.precision, target.format, rewrites)
+        if target.precision in INTEGER
+        else for_format(target.format)
+    )
+    try:
+        rewritten = pipeline.run(model)[0]
+        if target.format == "onnx":
+            return place(view_model(rewritten, name), target)
+        return _lowered(rewritten, name, target, rewrites)
+    except UnsupportedError as error:
+        return NotConverted(name, f"{error.what} ({error.where})" if error.where else error.what, error.fix)
+
+
+def _lowered(model: "ir.Model", name: str, target: Target, rewrites: frozenset[str]) -> Judged:
+    """Judge what the accelerator gets of a rewritten ``model``, lowered to TFLite in memory."""
+    from m4c.host_part import LOOKED_UP, is_step, split
+    from m4c.targets.emit_tflite import operators_for
     from m4c.targets.emit_tflite.emit import lower
     from m4c.targets.view_flat import as_if, view_flat
 
-    try:
-        graph = view_flat(lower(rewritten), name)
-    except UnsupportedError as error:
-        return NotConverted(name, f"{error.what} ({error.where})" if error.where else error.what, error.fix)
-    integer = target.precision if target.precision != "float32" else ""
-    return place(as_if(graph, target.precision), target, integer)
+    if "host" in rewrites:
+        if is_step(model.graph):
+            return NotConverted(name, LOOKED_UP, "nothing: the host does it")
+        model = split(model)[1]
+    graph = view_flat(lower(model, operators=operators_for(rewrites)), name)
+    assumed = target.precision if target.precision in INTEGER else ""
+    return place(as_if(graph, target.precision), target, assumed)
 
 
 def _of_bundle(folder: Path, target: Target, evidence: str) -> Iterator[Judged]:

@@ -110,24 +110,23 @@ def with_cache(pipeline: Pipeline, kind: str) -> Pipeline:
 def for_integers(
     precision: str, file_format: str, calibrate: Calibrate, rewrites: Collection[str] = ()
 ) -> Pipeline:
-    """Return the passes of an integer build of ``precision``; ``rewrites`` are what the target's profile names, for int8."""
+    """Return the passes of an integer build of ``precision``; ``rewrites`` are what the target's profile names, for int8.
+
+    In int16x8, softmax, the reciprocal root of layer norms and LpNormalization compute in float in a TFLite file: LiteRT's
+    int16 kernels are too coarse, or there are none. Whisper tiny.en's encoder has 31.5 dB, and 23.3 dB if they do not.
+    """
+    pipeline = before_ranges(precision, file_format, rewrites)
     if precision == "int8":
-        return for_int8(file_format, calibrate, rewrites)
-    return for_int16x8(file_format, calibrate)
+        return pipeline | OfferNorms() | calibrate | ChooseNorms() | QuantizeStatic()
+    return pipeline | calibrate | QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
 
 
-def for_int8(file_format: str, calibrate: Calibrate, rewrites: Collection[str] = ()) -> Pipeline:
-    """Return the passes of a static int8 build."""
-    return (
-        legalized(for_format(file_format, "norm"), rewrites)
-        | Tabulate()
-        | EqualizeNorms()
-        | SplitSoftmax()
-        | OfferNorms()
-        | calibrate
-        | ChooseNorms()
-        | QuantizeStatic()
-    )
+def before_ranges(precision: str, file_format: str, rewrites: Collection[str] = ()) -> Pipeline:
+    """Return the passes of an integer build as far as they need no samples: they settle which operators it has."""
+    if precision == "int8":
+        legal = legalized(for_format(file_format, "norm"), rewrites)
+        return legal | Tabulate() | EqualizeNorms() | SplitSoftmax()
+    return for_format(file_format, "product") | Tabulate()
 
 
 def legalized(pipeline: Pipeline, rewrites: Collection[str]) -> Pipeline:
@@ -136,13 +135,3 @@ def legalized(pipeline: Pipeline, rewrites: Collection[str]) -> Pipeline:
     for step in chosen:
         pipeline = pipeline | step
     return pipeline | Canonicalize(only=("Identity", "Reshape")) if chosen else pipeline
-
-
-def for_int16x8(file_format: str, calibrate: Calibrate) -> Pipeline:
-    """Return the passes of a build with int8 weights and int16 activations.
-
-    Softmax, the reciprocal root of layer norms and LpNormalization compute in float in a TFLite file: LiteRT's int16
-    kernels are too coarse, or there are none. Whisper tiny.en's encoder has 31.5 dB, and 23.3 dB if they do not.
-    """
-    wide = QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
-    return for_format(file_format, "product") | Tabulate() | calibrate | wide

@@ -58,6 +58,11 @@ class Target:
     digest: str = ""
     """SHA-256 of the file it was read from: another one may make other artifacts."""
 
+    def rewrites(self, file_format: str, precision: str) -> frozenset[str]:
+        """Return what graphs are rewritten by: int8 graphs of the format that the profile says it for."""
+        runtime = self.runtimes.get(file_format)
+        return runtime.rewrites if runtime is not None and precision == "int8" else frozenset()
+
     @property
     def static_shapes(self) -> bool:
         """Whether every dimension must be a number: a dynamic one makes the target refuse a whole artifact."""

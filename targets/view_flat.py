@@ -58,9 +58,10 @@ def as_if(graph: Graph, precision: str) -> Graph:
         if tensor not in made:
             narrow = "int8" if tensor.constant and tensor in weights else kind
             dtype = "int32" if tensor.constant and tensor in biases else narrow
-            float_ = tensor.dtype == "float32"
             made[tensor] = (
-                replace(tensor, dtype=dtype, quantization=ASSUMED, content=None) if float_ else tensor
+                replace(tensor, dtype=dtype, quantization=ASSUMED, content=_zeros(tensor))
+                if tensor.dtype == "float32"
+                else tensor
             )
         return made[tensor]
 
@@ -75,6 +76,11 @@ def as_if(graph: Graph, precision: str) -> Graph:
     return Graph(
         graph.name, graph.format, nodes, tuple(map(typed, graph.inputs)), tuple(map(typed, graph.outputs))
     )
+
+
+def _zeros(tensor: Tensor) -> Held | None:
+    """Return the values of a constant of zeros, the only ones that are known before there is a scale."""
+    return tensor.content if isinstance(tensor.content, Held) and not tensor.content().any() else None
 
 
 def _tensor(found: Stored) -> Tensor:

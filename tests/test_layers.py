@@ -28,6 +28,7 @@ LAYERS = (
 
 PRIVATE = {
     "os._exit": "the only way to end a process from a thread beside the main one",
+    "torch.onnx._internal": "the exporter makes its list of functions anew at each call, for 0.4 s",
     "torch._subclasses": "fake tensors have no public name yet",
 }
 """Private modules of others that are used, and why."""

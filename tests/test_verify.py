@@ -12,7 +12,7 @@ from m4c.capture import bind, capture
 from m4c.errors import NumbersError
 from m4c.host.masks import HIDDEN
 from m4c.models.graph import GraphModule, Port, Sizes
-from m4c.passes import for_format, for_int8
+from m4c.passes import for_format, for_integers
 from m4c.passes.calibrate import Calibrate
 from m4c.pipeline import Pipeline
 from m4c.source import TorchSource
@@ -116,7 +116,7 @@ def test_the_order_is_that_of_the_graph(tmp_path: Path) -> None:
 
 def int8(source: TorchSource, folder: Path) -> Artifact:
     calibrate = Calibrate(tuple(source.sample(seed) for seed in range(4)), folder / "work")
-    return emitted(source, "tflite", folder, for_int8("tflite", calibrate))
+    return emitted(source, "tflite", folder, for_integers("int8", "tflite", calibrate))
 
 
 def test_integers(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def masked(bias: float) -> TorchSource:
 def test_masks_saturate_and_are_no_difference(tmp_path: Path) -> None:
     source = masked(0.5)
     calibrate = Calibrate(tuple(source.sample(seed) for seed in range(4)), tmp_path / "work")
-    model, _ = for_int8("tflite", calibrate).run(source.capture())
+    model, _ = for_integers("int8", "tflite", calibrate).run(source.capture())
     to_tflite(model, tmp_path / "m.tflite")
     made = Artifact(model, tmp_path / "m.tflite")
     assert check(source, made, "int8") < 0.1

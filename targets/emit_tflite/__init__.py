@@ -6,6 +6,6 @@
 from m4c.targets.emit_tflite.emit import to_tflite
 from m4c.targets.emit_tflite.flat import SIGNATURE
 from m4c.targets.emit_tflite.ports import Ports, TensorPort, read_ports
-from m4c.targets.emit_tflite.table import EMIT, INTEGER
+from m4c.targets.emit_tflite.table import EMIT, INTEGER, operators_for
 
-__all__ = ["EMIT", "INTEGER", "SIGNATURE", "Ports", "TensorPort", "read_ports", "to_tflite"]
+__all__ = ["EMIT", "INTEGER", "SIGNATURE", "Ports", "TensorPort", "operators_for", "read_ports", "to_tflite"]

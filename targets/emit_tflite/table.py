@@ -1,5 +1,7 @@
 """The one table of what the emitter knows: for each operator of the canonical set, the function that emits it."""
 
+from collections.abc import Collection, Mapping
+
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
@@ -74,6 +76,12 @@ EMIT: dict[str, Emit] = {
 
 CONVOLVED: dict[str, Emit] = {**EMIT, "Linear": linear.convolved}
 """The same for a runtime whose FULLY_CONNECTED takes a single row: every product by a stored matrix is a convolution."""
+
+
+def operators_for(rewrites: Collection[str]) -> Mapping[str, Emit]:
+    """Return how operators are written for a target whose profile names ``rewrites``."""
+    return CONVOLVED if "linear" in rewrites else EMIT
+
 
 FLOAT_ONLY = frozenset(
     {

@@ -6,7 +6,7 @@ import pytest
 
 from m4c.errors import PipelineError
 from m4c.numerics import SQNR_FLOOR_DB
-from m4c.passes import LEGALIZE, OBSERVERS, canonical, for_format, for_int8, for_int16x8, for_integers
+from m4c.passes import LEGALIZE, OBSERVERS, before_ranges, canonical, for_format, for_integers
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.quantize_static import QuantizeStatic
@@ -23,13 +23,13 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
     assert str(canonical()) == CANONICAL
     assert str(for_format("onnx")) == CANONICAL
     assert str(for_format("tflite")).startswith(f"{CANONICAL} | decompose-group-norm | decompose-layer-norm")
-    assert str(for_int8("onnx", calibrate)).startswith(
+    assert str(for_integers("int8", "onnx", calibrate)).startswith(
         f"{CANONICAL} | tabulate | equalize-norms | split-softmax | offer-norms | calibrate | choose-norms | quantize-static"
     )
     assert f"{CANONICAL} | decompose-group-norm | decompose-layer-norm{{form=norm}} | tabulate | " in str(
-        for_int8("tflite", calibrate)
+        for_integers("int8", "tflite", calibrate)
     )
-    wide = str(for_int16x8("tflite", calibrate))
+    wide = str(for_integers("int16x8", "tflite", calibrate))
     assert "| decompose-group-norm | decompose-layer-norm{form=product} | tabulate | calibrate" in wide
     assert wide.endswith("quantize-static{wide=all}")
 
@@ -37,20 +37,21 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
 def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
     calibrate = Calibrate([], Path("nowhere"))
     assert list(REWRITES) == [*LEGALIZE, "linear", "host"]
-    text = str(for_int8("tflite", calibrate, {"gelu", "attention", "linear"}))
+    text = str(for_integers("int8", "tflite", calibrate, {"gelu", "attention", "linear"}))
     assert (
         "{form=norm} | legalize-gelu | legalize-attention | canonicalize{only=('Identity', 'Reshape')} | tabulate"
         in text
     )
-    assert "legalize" not in str(for_int16x8("tflite", calibrate))
+    assert "legalize" not in str(for_integers("int16x8", "tflite", calibrate))
     assert load_target("edgetpu").runtimes["tflite"].rewrites == set(REWRITES)
 
 
 def test_every_integer_precision_has_passes_and_an_observer() -> None:
     calibrate = Calibrate([], Path("nowhere"))
     assert set(OBSERVERS) == INTEGER == set(SQNR_FLOOR_DB)
-    assert str(for_integers("int8", "onnx", calibrate)) == str(for_int8("onnx", calibrate))
-    assert str(for_integers("int16x8", "onnx", calibrate)) == str(for_int16x8("onnx", calibrate))
+    for precision in INTEGER:
+        known = str(before_ranges(precision, "tflite", {"gelu"}))
+        assert str(for_integers(precision, "tflite", calibrate, {"gelu"})).startswith(f"{known} | ")
 
 
 def test_passes_refuse_to_come_too_early() -> None:
