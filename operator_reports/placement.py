@@ -68,7 +68,8 @@ class Placement:
     @property
     def delegated(self) -> tuple[Node, ...]:
         """The nodes that run there."""
-        return tuple(node for node in self.graph.nodes if node.index in self.cut.nodes)
+        taken = self.cut.nodes
+        return tuple(node for node in self.graph.nodes if node.index in taken)
 
     @property
     def whole(self) -> Cost:
