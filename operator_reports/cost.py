@@ -21,16 +21,19 @@ class Cost:
     bytes: int = 0
     unknown: int = 0
 
-    def seconds(self, figures: Figures) -> float | None:
-        """Return the least time that hardware with ``figures`` needs: of computing and of moving, whichever is longer.
+    def seconds(self, figures: Figures, streamed: int | None = None) -> float | None:
+        """Return the least time that hardware with ``figures`` needs: the longest of computing, moving and streaming.
 
-        A multiply-accumulate is two operations. None where no figure is known.
+        A multiply-accumulate is two operations; ``streamed`` are bytes of parameters that do not fit on the chip. None where no
+        figure is known.
         """
         times = []
         if figures.operations_per_second:
             times.append(2 * self.macs / figures.operations_per_second)
         if figures.bytes_per_second:
             times.append(self.bytes / figures.bytes_per_second)
+        if figures.streamed_bytes_per_second and streamed:
+            times.append(streamed / figures.streamed_bytes_per_second)
         return max(times, default=None)
 
 

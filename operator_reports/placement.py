@@ -126,13 +126,13 @@ class Placement:
         figures = self.target.figures
         if figures is None or figures.parameter_bytes is None:
             return None
-        needed = parameter_bytes(self.delegated)
-        return needed if needed > figures.parameter_bytes else 0
+        return max(0, parameter_bytes(self.delegated) - figures.parameter_bytes)
 
     @property
     def seconds(self) -> float | None:
         """The least time that the hardware needs for what it takes, None if no figures are known."""
-        return self.taken.seconds(self.target.figures) if self.target.figures else None
+        figures = self.target.figures
+        return self.taken.seconds(figures, self.streamed_bytes) if figures else None
 
 
 def place(graph: Graph, target: Target, assumed: str = "") -> Placement:

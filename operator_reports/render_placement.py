@@ -88,7 +88,7 @@ def notes(found: Sequence[Judged]) -> list[str]:
             )
         if one.seconds:
             lines.append(
-                f"{name}: at least {one.seconds * 1e3:.3g} ms on the target, by its published figures"
+                f"{name}: at least {one.seconds * 1e3:.3g} ms on the target: an estimate from its published figures"
             )
         lines += [f"{name}: {cause.count} × {cause.reason.text}, in doubt" for cause in one.doubts]
     return lines

@@ -190,11 +190,19 @@ def _rewrites(table: Table) -> frozenset[str]:
 
 def _figures(table: Table) -> Figures:
     """Read what the hardware can do."""
-    table.allow("operations_per_second", "bytes_per_second", "parameter_bytes", "source", "evidence")
+    table.allow(
+        "operations_per_second",
+        "bytes_per_second",
+        "parameter_bytes",
+        "streamed_bytes_per_second",
+        "source",
+        "evidence",
+    )
     return Figures(
         table.number("operations_per_second"),
         table.number("bytes_per_second"),
         table.number("parameter_bytes"),
+        table.number("streamed_bytes_per_second"),
         table.text("source"),
         table.text("evidence", tuple(EVIDENCE)),
     )

@@ -117,9 +117,11 @@ class Figures:
     operations_per_second: int | None
     """Peak; a multiplication and an addition are two."""
     bytes_per_second: int | None
-    """To and from memory."""
+    """To and from the memory that values are kept in."""
     parameter_bytes: int | None
-    """Parameters beyond this are streamed on every call."""
+    """Parameters beyond this do not fit where values are kept, and are streamed on every call."""
+    streamed_bytes_per_second: int | None
+    """What they are streamed with."""
     source: str
     evidence: str
 

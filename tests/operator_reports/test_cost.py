@@ -73,6 +73,7 @@ def test_bytes_and_unknown_sizes() -> None:
 
 def test_the_longer_of_two_times() -> None:
     found = Cost(macs=10**6, bytes=10**6)
-    assert found.seconds(Figures(2 * 10**9, None, None, "", "")) == pytest.approx(1e-3)
-    assert found.seconds(Figures(2 * 10**9, 10**8, None, "", "")) == pytest.approx(1e-2)
-    assert found.seconds(Figures(None, None, 8, "", "")) is None
+    assert found.seconds(Figures(2 * 10**9, None, None, None, "", "")) == pytest.approx(1e-3)
+    assert found.seconds(Figures(2 * 10**9, 10**8, None, None, "", "")) == pytest.approx(1e-2)
+    assert found.seconds(Figures(None, None, 8, None, "", ""), 10**6) is None
+    assert found.seconds(Figures(2 * 10**9, None, 8, 10**7, "", ""), 10**6) == pytest.approx(1e-1)

@@ -111,8 +111,8 @@ def test_notes_on_branches_doubts_and_memory(tmp_path: Path) -> None:
         "1 nodes come before the first break; if branches beside it are taken as well (not documented), 2"
         in lines
     )
-    assert "9.0 MB of parameters do not fit on the chip" in lines
-    assert "at least 0.0045 ms on the target, by its published figures" in lines
+    assert "957.4 kB of parameters do not fit on the chip" in lines
+    assert "at least 1.91 ms on the target: an estimate from its published figures" in lines
     assert "1 × RESHAPE: large tensors may be refused; no bound is published, in doubt" in lines
 
 
