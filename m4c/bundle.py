@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from m4c.errors import BundleError
+from m4c.hashing import sha256
 from m4c.record import from_json
-from m4c.weight_file import sha256
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -269,6 +269,11 @@ class SubmodelRecord:
         """The files that belong to no single graph."""
         return (*self.files, *(file for adapter in self.adapters for file in adapter.files.values()))
 
+    @property
+    def all_files(self) -> tuple[FileRecord, ...]:
+        """Its own files and those of its graphs."""
+        return (*self.own_files, *(file for graph in self.graphs for file in graph.files))
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -290,9 +295,7 @@ class Manifest:
     def files(self) -> Iterator[FileRecord]:
         """Yield every file that the manifest vouches for."""
         for submodel in self.submodels:
-            yield from submodel.own_files
-            for graph in submodel.graphs:
-                yield from graph.files
+            yield from submodel.all_files
 
     def submodel(self, name: str) -> SubmodelRecord:
         """Return the record of a sub-model.

@@ -203,6 +203,7 @@ def read_finished(folder: Path, name: str) -> SubmodelRecord | None:
     if not path.is_file():
         return None
     record = from_json(SubmodelRecord, json.loads(path.read_text("utf-8")))
-    files = [*record.own_files, *(file for graph in record.graphs for file in graph.files)]
-    whole = all((folder / f.path).is_file() and record_file(folder, folder / f.path) == f for f in files)
+    whole = all(
+        (folder / f.path).is_file() and record_file(folder, folder / f.path) == f for f in record.all_files
+    )
     return record if whole else None

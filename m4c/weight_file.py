@@ -94,9 +94,3 @@ def data(tensor: ir.TensorProtocol, rows: slice) -> memoryview:
     if values.dtype.itemsize != tensor.dtype.itemsize:  # only then does packing copy
         return memoryview(ir.tensor(values, dtype=tensor.dtype).tobytes())
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,10 +8,10 @@ import pytest
 
 from m4c.bundle import MANIFEST, FileRecord
 from m4c.compile import compile_bundle
+from m4c.hashing import sha256
 from m4c.progress import Silent
 from m4c.request import Request
 from m4c.targets.profile import load_target
-from m4c.weight_file import sha256
 
 Copy = Callable[[Path], Path]
 

@@ -6,7 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from m4c.errors import Bug
-from m4c.weight_file import ALIGNMENT, WeightFile, sha256
+from m4c.hashing import sha256
+from m4c.weight_file import ALIGNMENT, WeightFile
 from m4c.weights import Array, lazy
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from m4c.bundle import GraphRecord, Manifest, SubmodelRecord
 from m4c.errors import BundleError, UsageError
-from m4c.weight_file import sha256
+from m4c.hashing import sha256
 
 Array = np.ndarray
 

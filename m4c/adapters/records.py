@@ -17,8 +17,8 @@ from m4c.bundle import (
     record_file,
 )
 from m4c.errors import UsageError
+from m4c.hashing import sha256
 from m4c.numerics import held_to
-from m4c.weight_file import sha256
 
 
 def adapter_fields(

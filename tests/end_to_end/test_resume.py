@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from m4c.errors import UsageError
+from m4c.hashing import sha256
 from m4c.staging import staged
-from m4c.weight_file import sha256
 from tests.another_process import holding
 
 CONFIG = LlamaConfig(

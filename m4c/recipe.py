@@ -1,0 +1,139 @@
+"""The recipe of a sub-model: all that its bytes depend on, by content. Equal recipes make equal bytes; imports no torch."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import m4c
+from m4c.hashing import sha256
+from m4c.models import CACHED
+from m4c.request import Request
+from m4c.staging import files
+from m4c.targets.profile import Target
+
+OF_THE_CACHE = ("context_length", "cache_type")
+"""Fields of a request that are for the sub-model with a cache alone."""
+
+BY_CONTENT = ("submodels", "model", "weights", "calibration", "adapters", "target")
+"""Fields of a request of which something else counts than what they say."""
+
+RACY_SECONDS = 2.0
+"""A file that was changed so recently may change again without another time of change."""
+
+
+def recipe(request: Request, submodel: str, known: "Hashes") -> dict[str, Any]:
+    """Return what the bytes of ``submodel`` depend on in ``request``.
+
+    Files count by their content, and only those that the sub-model reads; an adapter only where it is for this sub-model.
+    """
+    fields = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    left_out = (*BY_CONTENT, *(() if submodel == CACHED else OF_THE_CACHE))
+    checkpoint = request.checkpoint(submodel)
+    adapters = request.adapters
+    return {
+        **{name: _plain(value) for name, value in fields.items() if name not in left_out},
+        "graphs": sorted(name for name in request.submodels if name.partition("/")[0] == submodel),
+        "target": request.target.digest,
+        "weights": known.folder(checkpoint),
+        "calibration": request.calibration if _is_word(request) else known.folder(_path(request.calibration)),
+        "adapters": None
+        if adapters is None
+        else [
+            adapters.mode,
+            *([one.name, one.weight, known.folder(folder)] for one, folder in adapters.of(submodel)),
+        ],
+        "m4c": own_digest(),
+        **libraries(),
+    }
+
+
+def key(made: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a recipe."""
+    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+
+
+class Hashes:
+    """SHA-256 of files and folders; of a file whose path, size and time of change are known, it is not computed again."""
+
+    def __init__(self, memory: Path | None = None) -> None:
+        """Remember in the folder ``memory``, or nowhere."""
+        self._memory = memory
+
+    def folder(self, path: Path | None) -> dict[str, str] | None:
+        """Return the hash of each file by its path below ``path``, or of the file that it is; None without a path."""
+        if path is None:
+            return None
+        inside = path if path.is_dir() else path.parent
+        return {str(file.relative_to(inside)): self.file(file) for file in sorted(files(path))}
+
+    def file(self, path: Path) -> str:
+        """Return the hash of a file."""
+        found = path.stat()
+        facts = (str(path.resolve()), found.st_size, found.st_mtime_ns)
+        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        note = None if self._memory is None else self._memory / name
+        if note is not None and note.is_file() and re.fullmatch("[0-9a-f]{64}", held := note.read_text()):
+            return held
+        made = sha256(path)
+        if note is not None and time.time() - found.st_mtime > RACY_SECONDS:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(made)
+        return made
+
+
+@cache
+def own_digest() -> str:
+    """Return the SHA-256 of m4c's own files: another state of them may make other bytes under the same version."""
+    root = Path(m4c.__file__).parent
+    kinds = (".py", ".toml", ".json", ".safetensors")
+    return _digest(
+        (path.relative_to(root), sha256(path)) for path in sorted(files(root)) if path.suffix in kinds
+    )
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Return the versions of Python and of all that m4c depends on."""
+    wanted = importlib.metadata.requires("m4c") or []
+    names = [re.split(r"[^A-Za-z0-9_.-]", text, maxsplit=1)[0] for text in wanted if "extra ==" not in text]
+    versions = {name: importlib.metadata.version(name) for name in sorted(names)}
+    return {"python": f"{platform.python_version()} {platform.machine()}", **versions}
+
+
+def _digest(items: Iterable[object]) -> str:
+    """Return the SHA-256 of a few items."""
+    return hashlib.sha256(repr(list(map(repr, items))).encode()).hexdigest()
+
+
+def _is_word(request: Request) -> bool:
+    """Return whether the samples are made, not read."""
+    return request.calibration is None or not Path(request.calibration).exists()
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _plain(value: object) -> object:
+    """Return an option as JSON has it, the same in every process."""
+    match value:
+        case frozenset():
+            return sorted(value)
+        case Target():
+            return value.digest
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return _plain(dataclasses.asdict(value))
+        case dict():
+            return {str(name): _plain(held) for name, held in value.items()}
+        case tuple() | list():
+            return [_plain(held) for held in value]
+        case _:
+            return value
