@@ -99,7 +99,7 @@ def record_artifact(artifact: Artifact, folder: Path) -> GraphRecord:
         host=_host(artifact.path, folder),
         origins=record_file(folder, origins),
         further=dict(further),
-        slots=tuple(SlotRecord(s.module, s.down, s.up, s.inputs, s.outputs) for s in artifact.slots),
+        slots=tuple(SlotRecord(s.module, s.down, s.up, s.inputs, s.outputs, s.limit) for s in artifact.slots),
         **{one.name: getattr(first, one.name) for one in fields(first)},
     )
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import onnx_ir as ir
 
-from m4c.adapters.proof import prove
+from m4c.adapters.proof import Proof, prove, worse
 from m4c.adapters.separate import filled_in, slots_for
 from m4c.artifact import Artifact, Built
 from m4c.calibration import Samples, samples_for
@@ -118,7 +118,9 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
     progress.stage(source.name, "verify")
     built = _verified(request, sources, planned, made, path, samples)
     slots = filled_in(made.one, slots)
-    proofs = prove(source, read, path, slots, planned, next(iter(built.values())).verification)
+    proofs: dict[str, Proof] = {}
+    for name, one in built.items():
+        proofs = worse(proofs, prove(one.source, read, path, slots, planned, one.verification, name))
     floor = _floor(request, planned)
     return Artifact(planned, made.pipeline, path, built, floor, samples, made.floats, slots, proofs, coverage)
 

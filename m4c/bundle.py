@@ -71,7 +71,8 @@ class VerificationRecord:
 class SlotRecord:
     """Where a graph takes an adapter: ``x·W`` becomes ``x·W + (x·A)·B``, the scale being part of B.
 
-    A (inputs, rank) and B (rank, outputs) are float32 inputs of the graph under these names. In ONNX they may be left out.
+    A (inputs, rank) and B (rank, outputs) are float32 inputs of the graph under these names. In ONNX they may be left out;
+    in TFLite zeros say that there is none.
     """
 
     module: str

@@ -24,6 +24,7 @@ from m4c.read_back_tflite import factor
 from m4c.runners import TfliteRunner
 from m4c.runs import cut
 from m4c.segments import SEGMENT_BYTES
+from m4c.slots import with_factors
 from m4c.targets.emit_tflite.file import write
 from m4c.targets.emit_tflite.flat import SIGNATURE, ByChannel, Content, Flat, Grouped, Tensor
 from m4c.targets.emit_tflite.opened import Opened
@@ -31,6 +32,8 @@ from m4c.weights import array, lazy, part, spans
 
 Array = np.ndarray
 Recorder = Callable[[str, Array], None]
+_Values = dict[int, Array]
+"""By the indices of their tensors."""
 
 MOST_STEPS = 1.0
 """Largest root mean square difference of a product, in steps: of the input's 8 bits, times the norm of a row of weights.
@@ -67,35 +70,61 @@ def run_in_float(
         NumbersError: for the first that differs by more than :data:`MOST_STEPS`.
     """
     opened = Opened(path, signature)
-    runs = list(_runs(opened))
     makers = {index: operator for operator in opened.operators for index in operator.outputs}
+    steps: list[float] = []
+
+    def compute(run: list[Any], outputs: list[int], alive: Mapping[int, Array], place: Path) -> _Values:
+        weight = factor(opened, run[0], makers) if len(run) == 1 else None
+        if weight is None:
+            return _run(opened.piece(run, outputs), place, alive)
+        x = alive[run[0].inputs[0]]
+        made = _product(opened, run[0], weight, x)
+        if check:
+            steps.append(_kernel_steps(opened, run[0], weight, x, made, place))
+        return {run[0].outputs[0]: made}
+
+    outputs = _work_through(opened, inputs, compute, alone=True, recorder=recorder)
+    return Ran(outputs, max(steps, default=None))
+
+
+def run_in_pieces(opened: Opened, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the outputs of a file by name, all computed by LiteRT, a piece at a time; a small file is one piece."""
+
+    def compute(run: list[Any], outputs: list[int], alive: Mapping[int, Array], place: Path) -> _Values:
+        return _run(opened.piece(run, outputs), place, alive)
+
+    return _work_through(opened, inputs, compute, alone=False)
+
+
+def _work_through(
+    opened: Opened,
+    inputs: Mapping[str, Array],
+    compute: Callable[[list[Any], list[int], Mapping[int, Array], Path], _Values],
+    *,
+    alone: bool,
+    recorder: Recorder | None = None,
+) -> dict[str, Array]:
+    """Let ``compute`` make what runs of operators make, from the values that are ``alive``; return the outputs by name."""
+    runs = list(_runs(opened, alone))
     last = {i: n for n, run in enumerate(runs) for operator in run for i in operator.inputs}
     wanted = set(opened.outputs.values())
-    alive = {index: inputs[name] for name, index in opened.inputs.items()}
-    steps: float | None = None
+    given = with_factors(inputs, {name: opened.tensors[index].shape for name, index in opened.inputs.items()})
+    alive = {index: given[name] for name, index in opened.inputs.items()}
+    path = opened.path
     with tempfile.TemporaryDirectory(prefix=f"{path.stem}.pieces-", dir=path.parent) as folder:
-        place = Path(folder) / "piece.tflite"
         for number, run in enumerate(runs):
-            weight = factor(opened, run[0], makers) if len(run) == 1 else None
-            if weight is None:
-                outputs = [i for o in run for i in o.outputs if last.get(i, -1) > number or i in wanted]
-                alive |= _run(opened.piece(run, outputs), place, alive)
-            else:
-                x, target = alive[run[0].inputs[0]], run[0].outputs[0]
-                alive[target] = _product(opened, run[0], weight, x)
-                if check:
-                    found = _kernel_steps(opened, run[0], weight, x, alive[target], place)
-                    steps = found if steps is None else max(steps, found)
+            outputs = [i for o in run for i in o.outputs if last.get(i, -1) > number or i in wanted]
+            alive |= compute(run, outputs, alive, Path(folder) / "piece.tflite")
             for index in {i for operator in run for i in operator.outputs} & alive.keys():
                 if recorder is not None:
                     recorder(*restored(opened.tensors[index].name, alive[index]))
             for index in [i for i in alive if last.get(i, -1) <= number and i not in wanted]:
                 del alive[index]
-    return Ran({name: alive[index] for name, index in opened.outputs.items()}, steps)
+    return {name: alive[index] for name, index in opened.outputs.items()}
 
 
-def _runs(opened: Opened) -> Iterator[list[Any]]:
-    """Cut the operators into runs: each product by integers is one of its own, others have a limited size of weights."""
+def _runs(opened: Opened, alone: bool) -> Iterator[list[Any]]:
+    """Cut the operators into runs of a limited size of weights; ``alone``: each product by integers is one of its own."""
 
     def held(operator: Any) -> list[Tensor]:
         return [opened.tensors[i] for i in operator.inputs if opened.stored(i)]
@@ -104,7 +133,7 @@ def _runs(opened: Opened) -> Iterator[list[Any]]:
         opened.operators,
         size_of=lambda operator: sum(tensor.nbytes for tensor in held(operator)),
         limit=SEGMENT_BYTES,
-        alone=lambda operator: any(tensor.weights is not None for tensor in held(operator)),
+        alone=lambda operator: alone and any(tensor.weights is not None for tensor in held(operator)),
     )
 
 

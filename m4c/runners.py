@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from m4c.errors import BundleError, UnsupportedError, UsageError
+from m4c.slots import is_factor, with_factors
 
 Array = np.ndarray
 
@@ -45,13 +46,14 @@ def host_file(path: Path) -> Path:
 def open_runners(path: Path, signatures: Sequence[str], adapter: Path | None = None) -> list[Runner]:
     """Open an artifact by each of ``signatures``, of which an ONNX file has one without a name; it is loaded once.
 
-    ``adapter`` is what an ONNX file runs with.
+    ``adapter`` is the file of the adapter that it runs with.
     """
     if path.suffix != ".tflite":
         runner = OnnxRunner(path)
         runner.use(adapter)
         return [runner]
     first = TfliteRunner(path, signature=signatures[0] or None)
+    first.use(adapter)
     return [first, *(first.also(signature) for signature in signatures[1:])]
 
 
@@ -148,6 +150,41 @@ class TfliteRunner:
         self._signature = self._find(names[0] if signature is None else signature)
         before = host_file(path)
         self._before = TfliteRunner(before, threads, keep_all=keep_all) if before.is_file() else None
+        self._adapter: dict[str, Array] = {}
+
+    def use(self, adapter: Path | None) -> None:
+        """Take the factors in the file ``adapter`` from the next run on, or none; the model is not loaded again.
+
+        All signatures of the file that :meth:`also` opened run with it.
+
+        Raises:
+            BundleError: if the file is no adapter, or has what the signature does not take.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        self._adapter.clear()
+        if adapter is None:
+            return
+        try:
+            found = load_file(adapter)
+        except (OSError, SafetensorError) as error:
+            raise BundleError(
+                f"not a readable adapter: {error}", where=str(adapter), fix="export it again"
+            ) from error
+        shapes = self._shapes()
+        for name, factor in with_factors(found, {n: shapes[n] for n in found if n in shapes}).items():
+            if not is_factor(name) or factor.shape != shapes.get(name):
+                raise BundleError(
+                    f"{name} {list(found[name].shape)} fits no slot of {self._path.name}",
+                    where=str(adapter),
+                    fix="export the base with this adapter, so that it gets the slots",
+                )
+            self._adapter[name] = factor
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the inputs of the file's own."""
+        return {n: tuple(map(int, d["shape"])) for n, d in self._signature.get_input_details().items()}
 
     def _find(self, signature: str) -> Any:
         names = sorted(self.interpreter.get_signature_list())
@@ -179,22 +216,26 @@ class TfliteRunner:
 
     @property
     def inputs(self) -> set[str]:
-        """The names of what :meth:`run` takes: the host's part has inputs of its own."""
-        own = set(self._signature.get_input_details())
+        """The names of what :meth:`run` takes: the host's part has inputs of its own, and factors may be left out."""
+        own = {name for name in self._signature.get_input_details() if not is_factor(name)}
         if self._before is None:
             return own
         return (own - set(self._before._signature.get_output_details())) | self._before.inputs
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Return all outputs by name."""
-        details = self._signature.get_input_details()
-        if set(inputs) != self.inputs:
+        """Return all outputs by name; factors of an adapter may be among ``inputs``, instead of those in use."""
+        details, factors = (
+            self._signature.get_input_details(),
+            {n: v for n, v in inputs.items() if is_factor(n)},
+        )
+        inputs = {name: value for name, value in inputs.items() if name not in factors}
+        if set(inputs) != self.inputs or not factors.keys() <= details.keys():
             raise UsageError(
                 f"the inputs are {', '.join(sorted(self.inputs))}, given were {', '.join(sorted(inputs))}",
                 where=str(self._path),
                 fix="give each by its name",
             )
-        given = dict(inputs)
+        given = with_factors({**inputs, **(factors or self._adapter)}, self._shapes())
         if self._before is not None:
             given |= self._before.run({name: given[name] for name in self._before.inputs})
         stored = {name: to_stored(given[name], detail) for name, detail in details.items()}

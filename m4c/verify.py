@@ -1,6 +1,6 @@
 """Hold an artifact against its source: the same inputs, the tolerance of its precision, and where it began to differ."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from m4c.observers import MASKED
 from m4c.precisions import BITS, INTEGER
 from m4c.read_back import read_back
 from m4c.runners import open_runner
-from m4c.segments import SEGMENT_BYTES, run_in_segments
+from m4c.segments import SEGMENT_BYTES, run_each_in_segments
 from m4c.source import Source, TorchSource
 from m4c.targets.emit_tflite import SIGNATURE
 from m4c.trace import onnx_values, tflite_values
@@ -83,7 +83,7 @@ def verify(
     ran = (
         run_in_float(artifact, taken, check=True, signature=signature)
         if hybrid
-        else Ran(_run(artifact, taken, signature), None)
+        else Ran(run_each(artifact, [taken], precision, signature)[0], None)
     )
     actual = real(ran.outputs) if caches else ran.outputs
     _check_outputs(source, expected, actual)
@@ -121,13 +121,6 @@ def compared(
             for name, value in expected.items()
         ]
     )
-
-
-def _run(artifact: Path, inputs: Mapping[str, Array], signature: str) -> dict[str, Array]:
-    """Run an artifact in the memory of a part of its weights, where its format allows."""
-    if artifact.suffix == ".onnx":
-        return run_in_segments(artifact, inputs)
-    return open_runner(artifact, mapped=True, signature=signature).run(inputs)
 
 
 def _whole(
@@ -178,9 +171,23 @@ def _rounded(source: Source, artifact: Path, signature: str) -> Source:
     return rounded
 
 
-def with_stored(source: TorchSource, artifact: Path, precision: str) -> TorchSource:
+def with_stored(
+    source: TorchSource, artifact: Path, precision: str, signature: str = SIGNATURE
+) -> TorchSource:
     """Return ``source`` with its weights as ``artifact``, which was verified, stores them."""
-    return source.with_weights(read_back(artifact)) if precision in BITS else source
+    return source.with_weights(read_back(artifact, signature)) if precision in BITS else source
+
+
+def run_each(
+    artifact: Path, feeds: Sequence[Mapping[str, Array]], precision: str, signature: str = SIGNATURE
+) -> list[dict[str, Array]]:
+    """Return the outputs of ``artifact`` for each of ``feeds``, products by rounded weights in float as in :func:`verify`."""
+    if artifact.suffix == ".onnx":
+        return run_each_in_segments(artifact, feeds)
+    if precision in BITS:
+        return [run_in_float(artifact, one, signature=signature).outputs for one in feeds]
+    runner = open_runner(artifact, mapped=True, signature=signature)
+    return [runner.run(one) for one in feeds]
 
 
 def _spread(rows: int) -> list[slice]:

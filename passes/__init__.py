@@ -93,12 +93,12 @@ def for_weights(
     )
 
 
-def with_adapters(pipeline: Pipeline, slots: tuple[Slot, ...], limit: int | None = None) -> Pipeline:
+def with_adapters(pipeline: Pipeline, slots: tuple[Slot, ...]) -> Pipeline:
     """Return a pipeline that adds ``slots`` to canonical graphs, before weights are rounded and products fused."""
     if not slots:
         return pipeline
     begin = len(canonical().steps)
-    steps = (*pipeline.steps[:begin], InsertAdapters(slots, limit), *pipeline.steps[begin:])
+    steps = (*pipeline.steps[:begin], InsertAdapters(slots), *pipeline.steps[begin:])
     return Pipeline(steps, pipeline.given)
 
 

@@ -18,12 +18,11 @@ class InsertAdapters(Pass):
     """Let a product or a table that has a slot add what the adapter in it says.
 
     Before: ``MatMul(x, W)``. After: ``Add(MatMul(x, W), MatMul(MatMul(x, A), B))``, where A (inputs, rank) and
-    B (rank, outputs) are inputs of the graph. Without an adapter they are as stored, of rank 0, and add zeros. With a
-    ``limit``, for formats whose inputs have no such default, every call gives them, of that rank.
+    B (rank, outputs) are inputs of the graph. Without an adapter they are as stored, of rank 0, and add zeros. With the
+    limit of a slot, for formats whose inputs have no such default, every call gives them, of that rank.
     """
 
     slots: tuple[Slot, ...] = field(repr=False)
-    limit: int | None = None
 
     name: ClassVar[str] = "insert-adapters"
 
@@ -37,7 +36,7 @@ class InsertAdapters(Pass):
             if slot is not None and slot.down not in there:
                 for name in (slot.down, slot.up):
                     if name not in given:
-                        given[name] = self._input(model.graph, slot, name)
+                        given[name] = _input(model.graph, slot, name)
                 _add(node, given[slot.down], given[slot.up])
                 changes.append(Note(module_path(node), f"{slot.module} takes an adapter"))
         return Result(model, modified=bool(changes), changes=tuple(changes))
@@ -62,19 +61,20 @@ class InsertAdapters(Pass):
                 return slot
         return None
 
-    def _input(self, graph: ir.Graph, slot: Slot, name: str) -> ir.Value:
-        """Add an input that takes A or B of ``slot``."""
-        rank = self.limit or 0
-        shape = (slot.inputs, rank) if name == slot.down else (rank, slot.outputs)
-        value = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
-        if self.limit is None:
-            value.shape = ir.Shape([d or f"{slot.module}.rank" for d in shape])
-            value.const_value = ir.tensor(np.zeros(shape, np.float32), name=name)
-            graph.register_initializer(value)
-        else:
-            value.shape = ir.Shape(shape)
-        graph.inputs.append(value)
-        return value
+
+def _input(graph: ir.Graph, slot: Slot, name: str) -> ir.Value:
+    """Add an input that takes A or B of ``slot``."""
+    rank = slot.limit or 0
+    shape = (slot.inputs, rank) if name == slot.down else (rank, slot.outputs)
+    value = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
+    if slot.limit is None:
+        value.shape = ir.Shape([d or f"{slot.module}.rank" for d in shape])
+        value.const_value = ir.tensor(np.zeros(shape, np.float32), name=name)
+        graph.register_initializer(value)
+    else:
+        value.shape = ir.Shape(shape)
+    graph.inputs.append(value)
+    return value
 
 
 def _add(node: ir.Node, down: ir.Value, up: ir.Value) -> None:

@@ -1,9 +1,10 @@
 """What an adapter beside an artifact promises, and what is refused where it is loaded. Imports no torch.
 
-An ``.onnx_adapter`` holds A and B of its slots, under the names of the graph's inputs, and a number that tells its base.
+An ``.onnx_adapter``, or a ``.safetensors`` beside a TFLite file, holds A and B of its slots, under the names of the graph's
+inputs, and tells its base.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ Array = np.ndarray
 
 VERSION = 1
 """Of what m4c puts into an ``.onnx_adapter``."""
+
+ONNX_SUFFIX = ".onnx_adapter"
+
+BASE = "base"
+"""Under which a ``.safetensors`` has the SHA-256 of its base."""
 
 
 def base_number(base: str) -> int:
@@ -53,7 +59,7 @@ def adapter_files(
     found: dict[str, Path] = {}
     for graph in graphs:
         submodel = manifest.submodel(graph.partition("/")[0])
-        path = _file(folder, submodel, graph, name)
+        path = _file(folder, submodel, graph, manifest.graph(graph).format, name)
         if path is not None:
             _check(path, submodel, manifest.graph(graph))
             found[graph] = path
@@ -66,11 +72,11 @@ def adapter_files(
     return found
 
 
-def _file(folder: Path, submodel: SubmodelRecord, graph: str, name: str) -> Path | None:
+def _file(folder: Path, submodel: SubmodelRecord, graph: str, file_format: str, name: str) -> Path | None:
     """Return the file of adapter ``name`` for ``graph``: as the manifest vouches for it, or in a folder elsewhere."""
     record = next((one for one in submodel.adapters if one.name == name), None)
     if record is None:
-        path = Path(name) / file_name(graph)
+        path = Path(name) / file_name(graph, file_format)
         return path if path.is_file() else None
     file = record.files.get(graph)
     if file is None:
@@ -85,9 +91,10 @@ def _file(folder: Path, submodel: SubmodelRecord, graph: str, name: str) -> Path
     return path
 
 
-def file_name(graph: str) -> str:
-    """Return the name of an adapter's file for ``graph``."""
-    return f"{graph.replace('/', '.')}.onnx_adapter"
+def file_name(graph: str, file_format: str) -> str:
+    """Return the name of an adapter's file for ``graph``, whose artifact is of ``file_format``."""
+    suffix = ONNX_SUFFIX if file_format == "onnx" else ".safetensors"
+    return f"{graph.replace('/', '.')}{suffix}"
 
 
 def _other_base(path: Path, submodel: SubmodelRecord) -> BundleError:
@@ -100,18 +107,38 @@ def _other_base(path: Path, submodel: SubmodelRecord) -> BundleError:
 
 def _check(path: Path, submodel: SubmodelRecord, graph: GraphRecord) -> None:
     """Raise unless the adapter at ``path`` is for this base and fills slots of ``graph`` alone."""
-    import onnxruntime
-
+    read = _read_onnx_adapter if path.suffix == ONNX_SUFFIX else _read_safetensors
     try:
-        opened = onnxruntime.AdapterFormat.read_adapter(str(path))
+        is_for, shapes = read(path)
     except Exception as error:  # ONNX Runtime has no narrower base of its errors
         raise BundleError(
             f"not a readable adapter: {str(error).splitlines()[0]}", where=str(path), fix="copy it again"
         ) from error
-    if not submodel.base or opened.get_model_version() != base_number(submodel.base):
+    if not submodel.base or not is_for(submodel.base):
         raise _other_base(path, submodel)
-    shapes = {name: tuple(value.shape()) for name, value in opened.get_parameters().items()}
     _check_slots(shapes, graph, path)
+
+
+_Read = tuple[Callable[[str], bool], dict[str, tuple[int, ...]]]
+"""Whether an adapter is for a base, and the shapes that it holds."""
+
+
+def _read_onnx_adapter(path: Path) -> _Read:
+    import onnxruntime
+
+    opened = onnxruntime.AdapterFormat.read_adapter(str(path))
+    number = opened.get_model_version()
+    shapes = {name: tuple(value.shape()) for name, value in opened.get_parameters().items()}
+    return lambda base: base_number(base) == number, shapes
+
+
+def _read_safetensors(path: Path) -> _Read:
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as opened:
+        stated = (opened.metadata() or {}).get(BASE)
+        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    return lambda base: base == stated, shapes
 
 
 def _check_slots(shapes: Mapping[str, tuple[int, ...]], graph: GraphRecord, path: Path) -> None:
@@ -127,6 +154,14 @@ def _check_slots(shapes: Mapping[str, tuple[int, ...]], graph: GraphRecord, path
             where=str(path),
             fix="export the base with this adapter, so that it gets the slots",
         )
+    for slot in graph.slots:
+        rank = shapes.get(slot.a, (0, 0))[-1]
+        if slot.rank_limit is not None and rank > slot.rank_limit:
+            raise BundleError(
+                f"{slot.module} takes a rank of up to {slot.rank_limit} in {graph.name}, the adapter has {rank}",
+                where=str(path),
+                fix="export the base with this adapter, so that its slots are large enough",
+            )
     for name, shape in shapes.items():
         half = sum(shapes.keys() >= {slot.a, slot.b} for slot in graph.slots if name in (slot.a, slot.b))
         if shape != known[name] or not half:

@@ -8,16 +8,16 @@ import numpy as np
 
 from m4c.adapters.folder import Adapter
 from m4c.adapters.merge import merged
+from m4c.adapters.off import require_base
 from m4c.adapters.separate import factors
 from m4c.cache import narrowed, real
 from m4c.errors import NumbersError
-from m4c.numerics import Difference, held_to, sqnr
+from m4c.numerics import Difference, held_to, sqnr, worst
 from m4c.precisions import BITS
 from m4c.request import Plan
-from m4c.segments import run_each_in_segments
 from m4c.slots import Slot
 from m4c.source import Source, TorchSource
-from m4c.verify import FLOAT_FIX, Verification, compared, with_stored
+from m4c.verify import FLOAT_FIX, Verification, compared, run_each, with_stored
 
 Array = np.ndarray
 
@@ -41,21 +41,22 @@ def prove(
     slots: Sequence[Slot],
     plan: Plan,
     verified: Verification,
+    signature: str,
 ) -> dict[str, Proof]:
     """Return the proof of each adapter of ``source`` that changes its graph, by name.
 
-    ``read`` are the keys of the weights that the graph reads, ``slots`` those of ``artifact``, and ``verified`` is of it
-    without an adapter beside it.
+    ``read`` are the keys of the weights that the graph reads, ``slots`` those of ``artifact``, and ``verified`` is of its
+    ``signature`` without an adapter beside it.
 
     Raises:
-        NumbersError: if an adapter changes nothing, or something else than merged weights would.
+        NumbersError: if an adapter changes nothing, or something else than merged weights would, or leaves a trace.
     """
     if not isinstance(source, TorchSource) or not source.adapters:
         return {}
     caches = narrowed(plan.cache, source.inputs, source.outputs)
     given = real(verified.inputs) if caches else verified.inputs
     if source.unmerged is None:
-        return _beside(source, artifact, slots, plan, verified, given)
+        return _beside(source, artifact, slots, plan, verified, given, signature)
     changing = [adapter for adapter in source.adapters if read & adapter.changed]
     if not changing:
         return {}
@@ -65,6 +66,16 @@ def prove(
     return {adapter.name: Proof(verified.difference, effect) for adapter in changing}
 
 
+def worse(some: Mapping[str, Proof], others: Mapping[str, Proof]) -> dict[str, Proof]:
+    """Return the worse figures of each adapter that is in both, and those of the others."""
+    both = {
+        name: Proof(worst([some[name].difference, one.difference]), max(some[name].effect_db, one.effect_db))
+        for name, one in others.items()
+        if name in some
+    }
+    return {**some, **others, **both}
+
+
 def _beside(
     source: TorchSource,
     artifact: Path,
@@ -72,9 +83,10 @@ def _beside(
     plan: Plan,
     verified: Verification,
     given: Mapping[str, Array],
+    signature: str,
 ) -> dict[str, Proof]:
     """Run ``artifact`` with each adapter, and the source with it merged into the weights that the artifact stores."""
-    reference = with_stored(source, artifact, plan.precision)
+    reference = with_stored(source, artifact, plan.precision, signature)
     both = narrowed(plan.cache, source.inputs, source.outputs)
     held, presents = held_to(plan.precision, plan.cache), {present.name for _, present in both}
     filled = {adapter.name: factors(adapter, slots) for adapter in source.adapters}
@@ -83,7 +95,9 @@ def _beside(
         return {}
     variants = [reference.weights, *(merged(reference.weights, [adapter]) for adapter in filling)]
     without, *with_ = reference.run_variants(variants, given)
-    ran = run_each_in_segments(artifact, [{**verified.inputs, **filled[a.name]} for a in filling])
+    feeds = [{**verified.inputs, **filled[adapter.name]} for adapter in filling]
+    ran = run_each(artifact, feeds, plan.precision, signature)
+    require_base(artifact, slots, verified.inputs, signature)
     proofs = {}
     for adapter, expected, made in zip(filling, with_, ran, strict=True):
         effect = require_effect(source.name, [adapter], without, expected)

@@ -1,5 +1,6 @@
 """What the manifest says of adapters, and the files that go with it."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from m4c.bundle import (
 from m4c.errors import UsageError
 from m4c.hashing import sha256
 from m4c.numerics import held_to
+from m4c.targets.emit_tflite.flat import INLINE_BYTES, ByChannel, Tensor
+from m4c.targets.emit_tflite.opened import Opened
+from m4c.weights import array
 
 
 def adapter_fields(
@@ -46,9 +50,35 @@ def adapter_fields(
     if not separate:
         merged = (MergedRecord(a.name, a.weight, _digest(a), a.parameters) for a in adapters)
         return {"merged": tuple(merged)}
-    base = weights[0].sha256 if weights else sha256(artifacts[0].path)
+    base = base_of(artifacts, weights)
     beside = tuple(_beside(adapter, artifacts, base, folder) for adapter in adapters)
     return {"base": base, "adapters": beside}
+
+
+def base_of(artifacts: Sequence[Artifact], weights: Sequence[FileRecord]) -> str:
+    """Return the SHA-256 of the weights that ``artifacts`` store in ``weights`` or, as TFLite files do, in themselves.
+
+    It is the same whichever slots they have.
+    """
+    inside = [artifact for artifact in artifacts if artifact.path.suffix == ".tflite"]
+    if not inside:
+        return weights[0].sha256
+    found = {bytes.fromhex(file.sha256) for file in weights}
+    for artifact in inside:
+        for tensor in Opened(artifact.path, next(iter(artifact.built))).tensors:
+            if tensor.content is not None and tensor.nbytes > INLINE_BYTES:
+                found.add(_stored_digest(tensor))
+    return hashlib.sha256(b"".join(sorted(found))).hexdigest()
+
+
+def _stored_digest(tensor: Tensor) -> bytes:
+    """Return the SHA-256 of what a stored tensor holds and means."""
+    digest = hashlib.sha256(f"{tensor.dtype} {tensor.shape}".encode())
+    for chunk in tensor.chunks():
+        digest.update(chunk)
+    if isinstance(tensor.weights, ByChannel):
+        digest.update(array(tensor.weights.scales).tobytes())
+    return digest.digest()
 
 
 def _digest(adapter: Adapter) -> str:
@@ -61,7 +91,7 @@ def _beside(adapter: Adapter, artifacts: Sequence[Artifact], base: str, folder: 
     changed = [artifact for artifact in artifacts if adapter.name in artifact.proofs]
     files = {}
     for artifact in changed:
-        path = folder / "adapters" / adapter.name / file_name(artifact.name)
+        path = folder / "adapters" / adapter.name / file_name(artifact.name, artifact.plan.format)
         write(path, factors(adapter, artifact.slots), base)
         files[artifact.name] = record_file(folder, path)
     return AdapterRecord(

@@ -1,12 +1,14 @@
 """Adapters that stay beside the artifacts: which slots they need, and the files that fill them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from safetensors.numpy import save_file
 
-from m4c.adapters.contract import write_onnx_adapter
+from m4c.adapters.contract import BASE, ONNX_SUFFIX, write_onnx_adapter
 from m4c.adapters.folder import Adapter, Pair
 from m4c.adapters.places import PARTS
 from m4c.errors import UsageError
@@ -35,18 +37,29 @@ def slots_of(adapters: Sequence[Adapter]) -> tuple[Slot, ...]:
 def slots_for(source: Source, precision: str, file_format: str) -> tuple[Slot, ...]:
     """Return the slots that adapters beside ``source`` need, in whichever of its sub-model's graphs; none if none stay beside.
 
+    In TFLite, whose inputs have no defaults, each has the largest rank that one of the adapters has there.
+
     Raises:
-        UsageError: if artifacts of this format or precision have no slots.
+        UsageError: if artifacts of this precision have no slots.
     """
     if not isinstance(source, TorchSource) or source.unmerged is not None or not source.adapters:
         return ()
-    if file_format != "onnx" or precision in INTEGER:
+    if precision in INTEGER:
         raise UsageError(
-            f"there are no slots for adapters in {precision} {file_format}",
+            f"there are no slots for adapters in {precision}",
             where=source.name,
-            fix="use --adapters merge, or ONNX with float activations",
+            fix="use --adapters merge, or --quantize int8-weights",
         )
-    return slots_of(source.adapters)
+    slots = slots_of(source.adapters)
+    if file_format == "onnx":
+        return slots
+    return tuple(replace(slot, limit=_largest(source.adapters, slot)) for slot in slots)
+
+
+def _largest(adapters: Sequence[Adapter], slot: Slot) -> int:
+    """Return the largest rank of what ``adapters`` have for ``slot``."""
+    found = (pair.rank for a in adapters for pair in a.pairs for one, _ in _parts(a, pair) if one == slot)
+    return max(found)
 
 
 def filled_in(model: ir.Model, slots: Sequence[Slot]) -> tuple[Slot, ...]:
@@ -108,6 +121,9 @@ def factors(adapter: Adapter, slots: Sequence[Slot]) -> dict[str, Array]:
 
 
 def write(path: Path, filled: Mapping[str, Array], base: str) -> None:
-    """Write the factors that fill slots of an ONNX graph; ``base`` is the SHA-256 of the weights that they are for."""
+    """Write the factors that fill slots of a graph; ``base`` is the SHA-256 of the weights that they are for."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_onnx_adapter(path, filled, base)
+    if path.suffix == ONNX_SUFFIX:
+        write_onnx_adapter(path, filled, base)
+    else:
+        save_file(dict(sorted(filled.items())), path, {BASE: base})

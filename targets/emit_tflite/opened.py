@@ -3,9 +3,10 @@
 It can be cut: :meth:`Opened.piece` is a :class:`Flat` of some operators, which :mod:`m4c.targets.emit_tflite.file` writes.
 """
 
+import copy
 import math
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,20 @@ class Opened:
         content = self.tensors[index].content
         assert content is not None
         return content.source
+
+    def with_instead(self, instead: Mapping[int, int]) -> "Opened":
+        """Return the same signature, which reads other tensors ``instead`` of some, without what nothing reads any more."""
+        made = copy.copy(self)
+        made.outputs = {name: instead.get(index, index) for name, index in self.outputs.items()}
+        read, kept = set(made.outputs.values()), []
+        for operator in reversed(self.operators):
+            if not read.isdisjoint(operator.outputs):
+                kept.append(copy.copy(operator))
+                kept[-1].inputs = [instead.get(index, index) for index in operator.inputs]
+                read.update(kept[-1].inputs)
+        made.operators = kept[::-1]
+        made.inputs = {name: index for name, index in self.inputs.items() if index in read}
+        return made
 
     def piece(self, operators: Sequence[Any], outputs: Sequence[int]) -> Flat:
         """Return ``operators`` alone; inputs are what they read and do not make. Ports are named by indices of tensors."""

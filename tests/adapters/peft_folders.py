@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -41,7 +42,9 @@ def trained(
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * size)
-    wrapped.save_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of PEFT: it saves tables too
+        wrapped.save_pretrained(folder)
     return {name: values.numpy() for name, values in wrapped.merge_and_unload().state_dict().items()}
 
 

@@ -174,8 +174,14 @@ def test_files(
         (("--adapter", "one={0}:0", "--adapters", "merge"), "the weight of one is 0.0"),
         (("--adapter", "one={0}:2", "--adapters", "separate"), "one has a weight, but stays beside"),
         (
-            ("--adapter", "one={0}", "--adapters", "separate", "--format", "tflite"),
-            "there are no slots for adapters in float32 tflite",
+            (
+                "--adapter",
+                "one={0}",
+                "--adapters",
+                "separate",
+                *("--quantize", "int8", "--calibration", "random"),
+            ),
+            "there are no slots for adapters in int8",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -1,84 +1,130 @@
-"""Adapters beside a base through the command line: one base for all, each swapped at run time, and what does not fit."""
+"""Adapters beside a base: one base for all, each swapped at run time, and what does not fit."""
 
 import json
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from m4c import cli
-from m4c.adapters.contract import file_name
-from m4c.bundle import MANIFEST, read_manifest
+from m4c.adapters.contract import BASE, file_name
+from m4c.adapters.given import Adapters, Given
+from m4c.adapters.off import require_base
+from m4c.bundle import MANIFEST, GraphRecord, read_manifest
+from m4c.compile import compile_bundle, open_sources
+from m4c.errors import NumbersError
 from m4c.numerics import difference
-from m4c.runners import OnnxRunner
+from m4c.progress import Silent
+from m4c.request import Request
+from m4c.runners import OnnxRunner, TfliteRunner, open_runners
+from m4c.slots import Slot
+from m4c.targets.profile import load_target
 from m4c.weights import Array
 from tests.adapters.peft_folders import trained
-from tests.end_to_end.here import Done, Export, capture_once, export
+from tests.end_to_end.here import Export, capture_once, export, share_captures
 
 __all__ = ["capture_once", "export"]
 
 DECODER = "backbone/decoder"
 Merged = dict[str, dict[str, Array]]
+"""What PEFT merges each adapter to."""
+Bundle = Callable[..., Path]
+
+FORMATS = ("onnx", "tflite")
+BUILDS = [(one, precision) for one in FORMATS for precision in ("float32", "int4", "int8-weights")]
+
+RANKS = {"a": 4, "b": 3}
 
 
-@pytest.fixture(scope="session")
-def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with two adapters of different ranks and targets."""
-    made = tmp_path_factory.mktemp("two")
-    trained(made / "a", checkpoint, seed=1, target_modules=["q_proj", "v_proj"])
-    trained(made / "b", checkpoint, seed=2, target_modules=["q_proj", "down_proj", "lm_head"], r=3)
-    return made
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
 
 
-@pytest.fixture
-def separate(export: Export, checkpoint: Path, folder: Path) -> Any:
-    """Return a function that exports with both adapters beside."""
-
-    def run(*options: object, name: str = "bundle") -> Done:
-        both = [option for one in "ab" for option in ("--adapter", f"{one}={folder / one}")]
-        done = export("--weights", checkpoint, *both, "--adapters", "separate", *options, name=name)
-        assert done.code == 0, done.err
-        return done
-
-    return run
+@pytest.fixture(scope="module")
+def merged(checkpoint: Path, folder: Path) -> Merged:
+    """Train two adapters of different ranks and targets in ``folder``."""
+    targets = {"a": ["q_proj", "v_proj"], "b": ["q_proj", "down_proj", "lm_head"]}
+    return {
+        name: trained(folder / name, checkpoint, seed=rank, target_modules=targets[name], r=rank)
+        for name, rank in RANKS.items()
+    }
 
 
-def inputs(done: Done) -> dict[str, Array]:
-    vector = load_file(done.out / done.graph.vector.path)
-    return {port.name: vector[f"inputs.{port.name}"] for port in done.graph.inputs}
+def asked(checkpoint: Path, folder: Path, names: str, file_format: str, precision: str) -> Request:
+    """Return what an export with the adapters ``names`` beside is asked for."""
+    beside = Adapters(tuple(Given(name, str(folder / name)) for name in names), "separate") if names else None
+    return Request(
+        load_target("cpu"),
+        ("backbone",),
+        weights=checkpoint,
+        format=file_format,
+        precision=precision,
+        dialect="standard" if (file_format, precision) == ("onnx", "int8-weights") else None,
+        adapters=beside,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    checkpoint: Path, folder: Path, merged: Merged, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bundle]:
+    """Return a function that exports with adapters beside; equal exports are made once."""
+    root, made = tmp_path_factory.mktemp("bundles"), dict[tuple[str, ...], Path]()
+
+    def of(file_format: str, precision: str, names: str = "ab") -> Path:
+        key = (file_format, precision, names)
+        if key not in made:
+            made[key] = root / ".".join(key)
+            compile_bundle(asked(checkpoint, folder, names, file_format, precision), made[key], Silent())
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patched:
+        share_captures(patched)
+        yield of
+
+
+def decoder(bundle: Path) -> GraphRecord:
+    return read_manifest(bundle).graph(DECODER)
+
+
+def inputs(bundle: Path) -> dict[str, Array]:
+    graph = decoder(bundle)
+    vector = load_file(bundle / graph.vector.path)
+    return {port.name: vector[f"inputs.{port.name}"] for port in graph.inputs}
+
+
+def opened(bundle: Path) -> OnnxRunner | TfliteRunner:
+    graph = decoder(bundle)
+    (runner,) = open_runners(bundle / graph.file.path, [graph.signature])
+    assert isinstance(runner, OnnxRunner | TfliteRunner)
+    return runner
+
+
+def adapter(bundle: Path, name: str) -> Path:
+    return bundle / "adapters" / name / file_name(DECODER, decoder(bundle).format)
 
 
 def bits(outputs: dict[str, Array]) -> dict[str, bytes]:
     return {name: values.tobytes() for name, values in outputs.items()}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(
-    "options",
-    [
-        (),
-        ("--quantize", "int4"),
-        ("--quantize", "int8-weights", "--dialect", "standard"),
-    ],
-    ids=lambda value: " ".join(value) or "float32",
-)
-def test_one_base_runs_with_each_and_without(
-    separate: Any, export: Export, checkpoint: Path, options: tuple[str, ...]
-) -> None:
-    done = separate(*options)
-    plain = export("--weights", checkpoint, *options, name="plain")
-    feeds, runner = inputs(done), OnnxRunner(done.out / done.graph.file.path)
-    base = OnnxRunner(plain.out / plain.graph.file.path).run(feeds)
+@pytest.mark.parametrize(("file_format", "precision"), BUILDS)
+def test_one_base_runs_with_each_and_without(bundle: Bundle, file_format: str, precision: str) -> None:
+    both = bundle(file_format, precision)
+    feeds, runner = inputs(both), opened(both)
     off = runner.run(feeds)
-    assert bits(off) == bits(base)
+    assert bits(off) == bits(opened(bundle(file_format, precision, "")).run(feeds))
     made = {}
     for name in "ab":
-        runner.use(done.out / "adapters" / name / file_name(DECODER))
+        runner.use(adapter(both, name))
         made[name] = runner.run(feeds)["logits"]
         assert difference(made[name], off["logits"]).max_relative > 1e-3
     assert difference(made["a"], made["b"]).max_relative > 1e-3
@@ -86,91 +132,143 @@ def test_one_base_runs_with_each_and_without(
     assert bits(runner.run(feeds)) == bits(off)
 
 
-def test_it_computes_what_merging_does(separate: Any, export: Export, checkpoint: Path, folder: Path) -> None:
-    done = separate()
-    feeds, runner = inputs(done), OnnxRunner(done.out / done.graph.file.path)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_what_an_adapter_leaves_behind_is_found(bundle: Bundle, file_format: str) -> None:
+    both = bundle(file_format, "int4")
+    graph, feeds = decoder(both), inputs(both)
+    slots = [Slot(s.module, "", s.inputs, s.outputs, limit=s.rank_limit) for s in graph.slots]
+    require_base(both / graph.file.path, slots, feeds, graph.signature)
+    left = {slots[0].down: np.ones((64, 3), np.float32), slots[0].up: np.full((3, 320), 1e-6, np.float32)}
+    assert slots[0].module == "lm_head"
+    with pytest.raises(NumbersError, match="without an adapter logits is not what it is without slots"):
+        require_base(both / graph.file.path, slots, {**feeds, **left}, graph.signature)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_it_computes_what_peft_merges(
+    bundle: Bundle, checkpoint: Path, folder: Path, merged: Merged, file_format: str
+) -> None:
+    both = bundle(file_format, "float32")
+    feeds, runner = inputs(both), opened(both)
+    request = asked(checkpoint, folder, "", file_format, "float32")
+    source = next(s for s in open_sources(request, "backbone")[2] if s.name == DECODER)
+    sized = source.sized(decoder(both).sizes)
     for name in "ab":
-        given = ("--adapter", f"{name}={folder / name}", "--adapters", "merge")
-        merged = export("--weights", checkpoint, *given, name=f"merged-{name}")
-        assert merged.code == 0, merged.err
-        expected = OnnxRunner(merged.out / merged.graph.file.path).run(feeds)
-        runner.use(done.out / "adapters" / name / file_name(DECODER))
-        for output, values in runner.run(feeds).items():
-            assert difference(expected[output], values).max_relative < 1e-5, output
-        (record,) = read_manifest(merged.out).submodels[0].merged
-        assert (record.name, record.weight) == (name, 1.0)
+        runner.use(adapter(both, name))
+        made = runner.run(feeds)
+        weights = {key: ir.tensor(np.ascontiguousarray(w), name=key) for key, w in merged[name].items()}
+        for output, values in sized.with_weights(weights).run(feeds).items():
+            assert difference(values, made[output]).max_relative < 1e-5, output
 
 
-def test_the_manifest_tells_the_contract(separate: Any) -> None:
-    done = separate("--quantize", "int4")
-    (submodel,) = read_manifest(done.out).submodels
-    assert submodel.base == submodel.files[0].sha256
-    slots = {slot.module: slot for slot in done.graph.slots}
+def test_an_adapter_is_merged_by_the_command_line(
+    export: Export, checkpoint: Path, folder: Path, bundle: Bundle
+) -> None:
+    both = bundle("onnx", "float32")
+    done = export("--weights", checkpoint, "--adapter", f"a={folder / 'a'}", "--adapters", "merge")
+    assert done.code == 0, done.err
+    feeds, runner = inputs(both), opened(both)
+    runner.use(adapter(both, "a"))
+    made = runner.run(feeds)
+    for output, values in OnnxRunner(done.out / done.graph.file.path).run(feeds).items():
+        assert difference(values, made[output]).max_relative < 1e-5, output
+    (record,) = read_manifest(done.out).submodels[0].merged
+    assert (record.name, record.weight) == ("a", 1.0)
+
+
+def held(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in an adapter's file."""
+    if path.suffix == ".safetensors":
+        return {name: values.shape for name, values in load_file(path).items()}
+    found = onnxruntime.AdapterFormat.read_adapter(str(path)).get_parameters()
+    return {name: tuple(value.shape()) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_manifest_tells_the_contract(bundle: Bundle, file_format: str) -> None:
+    both = bundle(file_format, "int4")
+    (submodel,) = read_manifest(both).submodels
+    if file_format == "onnx":
+        assert submodel.base == submodel.files[0].sha256
+    slots = {slot.module: slot for slot in decoder(both).slots}
     assert len(slots) == 4 * 3 + 1
-    head = slots["lm_head"]
+    head, query = slots["lm_head"], slots["model.layers.3.self_attn.q_proj"]
     assert (head.a, head.b, head.inputs, head.outputs) == ("lm_head.lora_A", "lm_head.lora_B", 64, 320)
-    for adapter in submodel.adapters:
-        (file,) = adapter.files.values()
-        held = onnxruntime.AdapterFormat.read_adapter(str(done.out / file.path)).get_parameters()
-        assert sum(int(np.prod(value.shape())) for value in held.values()) == adapter.parameters
-        proof = adapter.verification[DECODER]
+    assert [head.rank_limit, query.rank_limit] == ([None, None] if file_format == "onnx" else [3, 4])
+    for one in submodel.adapters:
+        (file,) = one.files.values()
+        shapes = held(both / file.path)
+        assert {shapes[name][-1] for name in shapes if name.endswith("A")} == {RANKS[one.name]}
+        assert sum(int(np.prod(shape)) for shape in shapes.values()) == one.parameters
+        proof = one.verification[DECODER]
         assert proof.max_relative_error < 1e-5
         assert proof.effect_db is not None
         assert proof.effect_db < 40
 
 
-def run_with(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bundle: Path, adapter: object
-) -> tuple[object, str, str]:
-    options = ["--task", "T1", "--text", "Once", "--max-tokens", "8", "--adapter", str(adapter)]
-    monkeypatch.setattr(sys, "argv", ["m4c", "run", str(bundle), *options])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    said = capsys.readouterr()
-    return ended.value.code, said.out, said.err
+Ran = tuple[object, str, str]
 
 
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[Path, object], Ran]:
+    """Return a function that runs a bundle with an adapter; it returns the exit code, stdout and stderr."""
+
+    def run(bundle: Path, adapter: object) -> Ran:
+        options = ["--task", "T1", "--text", "Once", "--max-tokens", "8", "--adapter", str(adapter)]
+        monkeypatch.setattr(sys, "argv", ["m4c", "run", str(bundle), *options])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_run_takes_an_adapter_and_refuses_what_does_not_fit(
-    export: Export,
-    checkpoint: Path,
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    bundle: Bundle, tmp_path: Path, ran: Callable[[Path, object], Ran], file_format: str
 ) -> None:
-    def bundle(name: str, *options: str) -> Path:
-        common = ("--weights", checkpoint, "--adapters", "separate")
-        done = export(*common, *options, name=name, graph="backbone")
-        assert done.code == 0, done.err
-        return done.out
-
-    a, b = (f"{one}={folder / one}" for one in "ab")
-    both = bundle("both", "--adapter", a, "--adapter", b)
-    other = bundle("other", "--adapter", a, "--quantize", "int4")
-    fewer = bundle("fewer", "--adapter", a)
-
-    def ran(where: Path, adapter: object) -> tuple[object, str, str]:
-        return run_with(monkeypatch, capsys, where, adapter)
-
+    both, other, fewer = (bundle(file_format, *asked) for asked in (("int4",), ("float32",), ("int4", "b")))
     said = {name: ran(both, name) for name in "ab"}
     assert [code for code, _, _ in said.values()] == [0, 0]
     assert said["a"][1] != said["b"][1]
     assert ran(both, both / "adapters" / "a") == said["a"]
-    assert ran(fewer, both / "adapters" / "a")[:2] == said["a"][:2]
+    assert ran(fewer, both / "adapters" / "b")[:2] == said["b"][:2]
     damaged = shutil.copytree(both, tmp_path / "damaged")
-    (damaged / "adapters" / "a" / file_name(DECODER)).write_bytes(b"none")
-    broken = shutil.copytree(both / "adapters" / "a", tmp_path / "broken")
-    (broken / file_name(DECODER)).write_bytes(b"none")
-    for where, adapter, reason in (
+    adapter(damaged, "a").write_bytes(b"none")
+    for where, name, reason in (
         (both, "c", "the bundle has no adapter c"),
         (other, both / "adapters" / "a", "was made for another base than backbone"),
-        (fewer, both / "adapters" / "b", "backbone/decoder has no slot for lm_head.lora_A"),
+        (
+            fewer,
+            both / "adapters" / "a",
+            "backbone/decoder has no slot for model.layers.0.self_attn.v_proj.lora_A",
+        ),
         (damaged, "a", "is missing or was altered"),
-        (both, broken, "not a readable adapter"),
+        (both, adapter(damaged, "a").parent, "not a readable adapter"),
     ):
-        code, _, err = ran(where, adapter)
+        code, _, err = ran(where, name)
         assert (code, reason in err, "  fix: " in err) == (2, True, True), err
-    manifest = json.loads((fewer / MANIFEST).read_text("utf-8"))
+    strange = shutil.copytree(fewer, tmp_path / "strange")
+    manifest = json.loads((strange / MANIFEST).read_text("utf-8"))
     manifest["submodels"][0]["adapters"][0]["base"] = "0" * 64
-    (fewer / MANIFEST).write_text(json.dumps(manifest), "utf-8")
-    assert "another base" in ran(fewer, "a")[2]
+    (strange / MANIFEST).write_text(json.dumps(manifest), "utf-8")
+    assert "another base" in ran(strange, "b")[2]
+
+
+def test_a_rank_beyond_the_limit_is_refused(
+    bundle: Bundle, tmp_path: Path, ran: Callable[[Path, object], Ran]
+) -> None:
+    both = bundle("tflite", "int4")
+    path = adapter(both, "b")
+    with safe_open(path, "numpy") as file:
+        base = file.metadata()[BASE]
+    factors = load_file(path)
+    factors |= {
+        "lm_head.lora_A": np.zeros((64, 4), np.float32),
+        "lm_head.lora_B": np.zeros((4, 320), np.float32),
+    }
+    save_file(factors, tmp_path / path.name, {BASE: base})
+    code, _, err = ran(both, tmp_path)
+    assert code == 2
+    assert "lm_head takes a rank of up to 3 in backbone/decoder, the adapter has 4" in err

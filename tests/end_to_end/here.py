@@ -57,8 +57,7 @@ def captured() -> dict[str, ir.Model]:
     return {}
 
 
-@pytest.fixture(autouse=True)
-def capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def share_captures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every export of a graph begin with the same capture, without weights."""
     real = m4c.capture.capture
 
@@ -71,6 +70,12 @@ def capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return captured()[key].clone()
 
     monkeypatch.setattr(m4c.capture, "capture", once)
+
+
+@pytest.fixture(autouse=True)
+def capture_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share captures in a test."""
+    share_captures(monkeypatch)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Slots beside products and tables: what they add, and that without an adapter nothing is different."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -46,8 +48,8 @@ def folded(text: str, rows: int) -> ir.Model:
     return Pipeline((FoldWeights(),), given=(typed,)).run(build(text, weights, cuts))[0]
 
 
-def inserted(model: ir.Model, *slots: Slot, limit: int | None = None) -> ir.Model:
-    step = InsertAdapters(slots, limit)
+def inserted(model: ir.Model, *slots: Slot) -> ir.Model:
+    step = InsertAdapters(slots)
     before = fingerprint(model)
     made, reports = Pipeline((step,)).run(model)
     assert fingerprint(model) == before
@@ -100,7 +102,7 @@ def test_a_table_gathers_the_rows_of_a() -> None:
 
 
 def test_with_a_limit_every_call_gives_the_pair() -> None:
-    made = inserted(folded(LINEAR, 6), ONE, limit=4)
+    made = inserted(folded(LINEAR, 6), replace(ONE, limit=4))
     shapes = {value.name: str(value.shape) for value in made.graph.inputs}
     assert shapes == {"x": "[2,8]", ONE.down: "[8,4]", ONE.up: "[4,6]"}
     assert not set(made.graph.initializers) & set(shapes)
