@@ -14,6 +14,9 @@ import onnxruntime_qnn as qnn
 PROVIDER = "QNNExecutionProvider"
 VERBOSE = 0
 
+CONVERT_TOO = {"offload_graph_io_quantization": "0"}
+"""The conversions from and to float at the ends of a graph are the Hexagon's too; else they are the CPU's."""
+
 
 def assigned(device: list[object], soc: str, hexagon: str, file: str, folder: str) -> dict[str, int | None]:
     """Return the partition of every node of a graph; the graph is compiled for the Hexagon meanwhile."""
@@ -22,7 +25,7 @@ def assigned(device: list[object], soc: str, hexagon: str, file: str, folder: st
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     backend = {"backend_path": qnn.get_qnn_htp_path(), "soc_model": soc, "htp_arch": hexagon}
-    options.add_provider_for_devices(device, backend)
+    options.add_provider_for_devices(device, backend | CONVERT_TOO)
     session = ort.InferenceSession(Path(file).read_bytes(), options)
     found: dict[str, int | None] = {}
     count = 0

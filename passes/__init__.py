@@ -21,6 +21,7 @@ from m4c.passes.legalize_gather import LegalizeGather
 from m4c.passes.legalize_gelu import LegalizeGelu
 from m4c.passes.legalize_mean import LegalizeMean
 from m4c.passes.legalize_rms import LegalizeRms
+from m4c.passes.legalize_rows import LegalizeRows
 from m4c.passes.legalize_tied import LegalizeTied
 from m4c.passes.narrow_cache import NarrowCache
 from m4c.passes.offer_norms import OfferNorms
@@ -54,10 +55,11 @@ LEGALIZE: Mapping[str, Pass] = {
     "attention": LegalizeAttention(),
     "batch": LegalizeBatch(),
     "mean": LegalizeMean(),
+    "rows": LegalizeRows(),
 }
 """The passes behind the rewrites that a target's profile may name, in their order.
 
-The others, ``linear`` and ``host``, are how a file is written.
+Of the others, ``linear`` and ``host`` are how a file is written.
 """
 
 

@@ -11,9 +11,10 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from m4c.model import module_path
+from m4c.passes.offers import made_by, offers, squared, take
 from m4c.pipeline import Note, Pass, Property, Result
-from m4c.quant import CALIBRATED, INSTEAD, get_range
-from m4c.rewrite import bypass, static
+from m4c.quant import CALIBRATED, get_range
+from m4c.rewrite import static
 
 CODES = 255
 """Steps of a range in eight bits."""
@@ -41,15 +42,13 @@ class ChooseNorms(Pass):
     def call(self, model: ir.Model) -> Result:
         """Choose for each norm that something was offered for; those that stay are misses."""
         changes, misses = list[Note](), list[Note]()
-        values = {str(o.name): o for node in model.graph for o in node.outputs}
-        offered = [v for v in values.values() if INSTEAD in v.metadata_props]
-        for offer in offered:
-            kept = values[offer.metadata_props.pop(INSTEAD)]
+        offered = offers(model)
+        for kept, offer in offered:
             where = module_path(kept.producer())  # type: ignore[arg-type]
             before, after = _kernel_noise(kept), _product_noise(offer)
             text = f"noise of {before:.1e} by L2_NORMALIZATION, {after:.1e} by a product with the reciprocal"
             if after < before:
-                _replace(kept, offer)
+                take(kept, offer)
             (changes if after < before else misses).append(Note(where, text))
         if offered:
             ir.passes.common.RemoveUnusedNodesPass()(model)
@@ -63,44 +62,18 @@ def _kernel_noise(value: ir.Value) -> float:
 
 def _product_noise(value: ir.Value) -> float:
     """Return the noise of the product as a share of what it writes, for the shortest vectors; infinite if it has no bound."""
-    inverse, total = _made_by(value, 1), _sum(value)
+    inverse, total = made_by(value, 1), _sum(value)
     shortest, longest = _range(total)
-    if shortest <= _step(_made_by(total, 0)) * _width(value):  # most of the squares would be rounded to 0
+    if shortest <= _step(made_by(total, 0)) * _width(value):  # most of the squares would be rounded to 0
         return inf
     least = _range(inverse)[0]
     length = (longest / CODES / shortest / 2) ** 2 / 12 + (_step(inverse) / least) ** 2 / 12
     return _width(value) * _step(value) ** 2 / 12 + length
 
 
-def _replace(kept: ir.Value, offer: ir.Value) -> None:
-    """Let ``offer`` have the readers and the name of ``kept``; an integer RSQRT gives its largest number for 0, so no Clip."""
-    name, node, clip = kept.name, kept.producer(), _squared(offer).producer()
-    assert node is not None
-    assert node.graph is not None
-    assert clip is not None
-    kept.replace_all_uses_with(offer)
-    node.graph.remove(node, safe=True)
-    offer.name = name
-    assert clip.inputs[0] is not None
-    bypass(clip, clip.inputs[0])
-
-
-def _squared(offer: ir.Value) -> ir.Value:
-    """Return the clipped square of the length."""
-    return _made_by(_made_by(_made_by(offer, 1), 0), 0)
-
-
 def _sum(offer: ir.Value) -> ir.Value:
     """Return the square of the length."""
-    return _made_by(_squared(offer), 0)
-
-
-def _made_by(value: ir.Value, index: int) -> ir.Value:
-    """Return operand ``index`` of what makes ``value``."""
-    node = value.producer()
-    operand = node.inputs[index] if node is not None else None
-    assert operand is not None
-    return operand
+    return made_by(squared(offer), 0)
 
 
 def _width(value: ir.Value) -> int:

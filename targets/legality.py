@@ -113,7 +113,8 @@ def _listed(node: Node, target: Target, runtime: Runtime) -> Iterator[Reason]:
     current = tuple(_current(runtime))
     refused = next((rule for rule in current if operator in rule.refuse), None)
     if refused is not None:
-        yield Reason(f"{operator} is refused by {runtime.name}", REWRITE, refused.source, refused.evidence)
+        text = f"{operator} is refused by {runtime.name}"
+        yield Reason(text, REWRITE, refused.source, refused.evidence, refused.refuses)
     if refused is not None or operator in runtime.otherwise or any(operator in r.allow for r in current):
         return
     later = [rule for rule in runtime.rules if operator in rule.allow]

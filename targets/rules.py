@@ -38,6 +38,8 @@ REWRITES = {
     "attention": "products of computed matrices and softmax are products, sums and maxima of single values",
     "batch": "a convolution takes one sample",
     "mean": "a mean over channels has a multiple of 4 of them",
+    "rows": "a mean over channels sees rows of one sample",
+    "lengths": "vectors are divided by their lengths in a product",
     "linear": "a product by a stored matrix is a convolution of 1×1",
     "host": "what is computed from whole numbers is a file of its own, for the host",
 }

@@ -39,6 +39,16 @@ def rank_at_most(node: Node, rank: int) -> str | None:
     return None
 
 
+@condition("reshape the operand of fewer dimensions, with sizes of 1 in front")
+def operands_of_one_rank(node: Node) -> str | None:
+    """Operands that are both repeated have one rank, where a rank below 4 counts as 4; one of them may have the result's shape."""
+    shapes = [operand.shape for operand in node.inputs if operand is not None]
+    if None in shapes or any(shape == node.outputs[0].shape for shape in shapes):
+        return None
+    ranks = {max(len(shape), 4) for shape in shapes if shape is not None}
+    return f"its operands have {' and '.join(map(str, sorted(ranks)))} dimensions" if len(ranks) > 1 else None
+
+
 @condition("set the batch to 1, and merge or split leading dimensions")
 def three_inner_dimensions(node: Node) -> str | None:
     """Only the three innermost sizes of what flows between operators are larger than 1."""
