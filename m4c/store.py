@@ -51,16 +51,17 @@ class Store:
         """Use ``place``; nothing is read yet."""
         self._place = place
 
-    def find(self, key: str, folder: Path) -> SubmodelRecord | None:
+    def find(self, key: str, folder: Path, replaced: Path | None = None) -> SubmodelRecord | None:
         """Put the files that the recipe with this ``key`` made into the bundle at ``folder``, and return their record.
 
-        None if it was never kept, or not all of it is as it was.
+        What is as it was in a bundle that will be ``replaced`` is taken from there without a copy. None if the recipe was
+        never kept, or not all of it is as it was.
         """
         text = self._place.read(f"records/{key}.json")
         record = None if text is None else _record(text)
         if record is None:
             return None
-        if all(self._fetched(file, folder) for file in record.all_files):
+        if all(self._fetched(file, folder, replaced) for file in record.all_files):
             return record
         for file in record.all_files:
             (folder / file.path).unlink(missing_ok=True)
@@ -83,13 +84,15 @@ class Store:
             last = {}
         return tuple(name for name in recipe if last and recipe[name] != last.get(name))
 
-    def _fetched(self, file: FileRecord, folder: Path) -> bool:
+    def _fetched(self, file: FileRecord, folder: Path, replaced: Path | None) -> bool:
         """Return whether a file is in the bundle at ``folder`` now, as it was kept; what is damaged is dropped."""
         path, name = folder / file.path, f"objects/{file.sha256}"
         if not path.resolve().is_relative_to(folder.resolve()) or "/" in file.sha256:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
+        if replaced is not None and _linked(file, replaced, path):
+            return True
         if not self._place.fetch(name, path):
             return False
         if record_file(folder, path) == file:
@@ -108,7 +111,7 @@ def _record(text: bytes) -> SubmodelRecord | None:
 
 
 class Folder:
-    """A place on this machine's disks; large files are linked, not copied, where the file system can."""
+    """A place on this machine's disks. Files are copied: ONNX refuses weights that have a second name."""
 
     def __init__(self, path: Path) -> None:
         """Use the folder at ``path``, which is made when something is kept."""
@@ -131,14 +134,14 @@ class Folder:
         """Put a file at ``path``, or return False if there is none."""
         if not (self._path / name).is_file():
             return False
-        _link(self._path / name, path)
+        shutil.copyfile(self._path / name, path)
         return True
 
     def send(self, path: Path, name: str) -> None:
         """Take the file at ``path`` in, at once or not at all; one that is there stays."""
         if not (self._path / name).is_file():
             partial = self._partial(name)
-            _link(path, partial)
+            shutil.copyfile(path, partial)
             partial.replace(self._path / name)
 
     def drop(self, name: str) -> None:
@@ -222,9 +225,13 @@ def open_store(where: str) -> Store:
     return Store(Folder(Path(where)))
 
 
-def _link(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, or a copy of it where it cannot be."""
+def _linked(file: FileRecord, replaced: Path, path: Path) -> bool:
+    """Make ``path`` the file of that name in the bundle ``replaced``, if that is as it was; it has one name again soon."""
+    held = replaced / file.path
+    if not held.is_file() or record_file(replaced, held) != file:
+        return False
     try:
-        os.link(source, target)
+        os.link(held, path)
     except OSError:
-        shutil.copyfile(source, target)
+        return False
+    return True

@@ -46,6 +46,19 @@ def test_a_real_sub_model_comes_back_as_it_was(store: Store, float_bundle: Path,
             assert (tmp_path / "new" / file.path).read_bytes() == (float_bundle / file.path).read_bytes()
 
 
+def test_what_is_in_the_bundle_that_is_replaced_is_not_copied(tmp_path: Path) -> None:
+    store, old, new = Store(Folder(tmp_path / "store")), tmp_path / "old", tmp_path / "new"
+    record = kept(old)
+    (file,) = record.files
+    store.keep(KEY, {}, record, old)
+    assert store.find(KEY, new, old) == record
+    assert (new / file.path).samefile(old / file.path)
+    (new / file.path).unlink()
+    (old / file.path).write_bytes(b"altered")
+    assert store.find(KEY, new, old) == record
+    assert (new / file.path).read_bytes() == b"numbers"
+
+
 def test_what_changed_is_told(store: Store, tmp_path: Path) -> None:
     record = kept(tmp_path)
     assert store.changed("part", {"seed": 1}) == ()
