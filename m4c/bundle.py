@@ -13,6 +13,7 @@ from typing import Any
 
 from m4c.errors import BundleError
 from m4c.hashing import sha256
+from m4c.json_file import read_json
 from m4c.record import from_json
 
 SCHEMA = 1
@@ -350,7 +351,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a bundle: it has no {MANIFEST}", fix=f"make one with m4c export -o {folder}"
         )
     try:
-        table = json.loads(path.read_text("utf-8"))
+        table = read_json(path)
         if isinstance(table, dict) and table.get("schema") != SCHEMA:
             raise BundleError(
                 f"the manifest has schema {table.get('schema')}, this m4c reads {SCHEMA}",

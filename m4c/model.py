@@ -20,6 +20,12 @@ def module_path(node: ir.Node) -> str:
     return node.name or node.op_type
 
 
+def branches(graph: ir.Graph) -> ir.Node | None:
+    """Return the first node of ``graph`` that has graphs inside it, an ``If`` or a ``Loop``, None if there is none."""
+    inner = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return next((node for node in graph if any(a.type in inner for a in node.attributes.values())), None)
+
+
 def operator(node: ir.Node) -> str:
     """Return the operator type of ``node``, with its domain where that is not ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"

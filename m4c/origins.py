@@ -12,6 +12,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from m4c.errors import BundleError
+from m4c.json_file import read_json
 from m4c.layouts import MARK
 from m4c.model import module_path, operator
 
@@ -85,8 +87,17 @@ def write_origins(path: Path, signatures: Mapping[str, Origins]) -> None:
 
 
 def read_origins(path: Path) -> Mapping[str, Origins]:
-    """Return the origins of the values of each signature."""
-    tables = json.loads(path.read_text("utf-8"))
+    """Return the origins of the values of each signature.
+
+    Raises:
+        BundleError: if the file is damaged.
+    """
+    try:
+        tables = read_json(path)
+    except ValueError as error:
+        raise BundleError(
+            f"the table of origins is damaged: {error}", where=str(path), fix="export again"
+        ) from error
     return {
         signature: {
             name: Origin(name, kind, module)

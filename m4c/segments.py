@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from m4c.model import branches
 from m4c.runners import OnnxRunner
 from m4c.runs import cut
 from m4c.weights import array, spans, stored_value
@@ -47,8 +48,13 @@ def outputs_by_segment(
     """Yield the outputs that each segment adds, for each of ``feeds``; all go through one before the next is loaded.
 
     ``model`` is the artifact at ``path``, as it was loaded; it is used up. Inputs that have a default may be among ``feeds``;
-    where only some have one, the others get the default. No value is held longer than later segments read it.
+    where only some have one, the others get the default. No value is held longer than later segments read it. A graph with
+    branches or loops is one segment: what they read inside cannot be cut off.
     """
+    if branches(model.graph) is not None:
+        runner = OnnxRunner(path, mapped=True)
+        yield [runner.run(inputs) for inputs in feeds]
+        return
     defaults = {}
     for name in set().union(*feeds) & model.graph.initializers.keys():
         held = model.graph.initializers.pop(name)

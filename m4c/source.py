@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from m4c.errors import UnsupportedError, UsageError
 from m4c.models.graph import Port, Route
+from m4c.onnx_file import read_proto
 from m4c.quiet import quiet
 
 Array = np.ndarray
@@ -319,6 +320,7 @@ class OnnxSource:
 
     def _load(self) -> ir.Model:
         """Read the file; files of before 2019 list their initializers as inputs too, and here these are none."""
+        read_proto(self.path)  # refuses what makes no sense
         try:
             model = ir.load(self.path)
         except Exception as error:  # protobuf's errors have no common base
@@ -341,6 +343,12 @@ def _check_external(model: ir.Model, path: Path) -> None:
                     f"the weight {value.name} should be in {data.name}, which is missing or cut short",
                     where=str(path),
                     fix="put the data file beside the .onnx file",
+                )
+            if not data.resolve().is_relative_to(path.parent.resolve()) or data.stat().st_nlink > 1:
+                raise UsageError(
+                    f"{data.name}, which has the weight {value.name}, is a link to a file elsewhere",
+                    where=str(path),
+                    fix="put the file itself there, if you trust it",
                 )
 
 

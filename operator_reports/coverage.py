@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from m4c.errors import UsageError
-from m4c.targets.read_onnx import read_proto
+from m4c.onnx_file import read_proto
 from m4c.targets.read_tflite import is_tflite, read_tflite
 from m4c.targets.view import Format, Graph
 

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
-    "allocator errors hashing record progress quiet numerics precisions cache layouts model runs skeleton slots tasks host",
+    "allocator errors hashing json_file sound_onnx onnx_file record progress quiet numerics precisions cache layouts model "
+    "runs skeleton slots tasks host",
     "ahead journal origins weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep "
     "bundle static_cache",
     "pipeline quant qdq scales observers host_part",

@@ -1,6 +1,5 @@
 """``adapter_config.json``: what PEFT says of an adapter, and which modules it means by that."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from m4c.errors import CheckpointError
+from m4c.json_file import read_json
 
 CONFIG = "adapter_config.json"
 
@@ -102,7 +102,7 @@ def read_configuration(path: Path) -> Configuration:
         CheckpointError: if it is damaged, of another kind than LoRA, or has options that m4c does not know.
     """
     try:
-        table = json.loads(path.read_text("utf-8"))
+        table = read_json(path)
         kind = table.get("peft_type") if isinstance(table, dict) else None
     except ValueError as error:
         raise CheckpointError(

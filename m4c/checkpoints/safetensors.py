@@ -11,6 +11,7 @@ import onnx_ir as ir
 from safetensors import SafetensorError, safe_open
 
 from m4c.errors import CheckpointError
+from m4c.json_file import read_json
 from m4c.weights import Array, lazy
 
 DTYPES = {
@@ -97,7 +98,7 @@ def beside(index: Path, shard: Path) -> bool:
 def _weight_map(index: Path) -> Mapping[str, str]:
     """Return which file holds each tensor."""
     try:
-        table = json.loads(index.read_text("utf-8"))["weight_map"]
+        table = read_json(index)["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise _not_an_index(index) from error
     if not isinstance(table, dict) or not all(isinstance(shard, str) for shard in table.values()):

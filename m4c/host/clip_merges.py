@@ -4,7 +4,6 @@ The ids follow from the merges alone: 256 byte signs, the same at the end of a w
 """
 
 import gzip
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from m4c.errors import UsageError
 from m4c.host.text import ClipTokenizer
+from m4c.json_file import read_json
 
 MERGES = 48894
 """How many lines of the published list CLIP uses: 49,408 ids less 512 byte signs, start and end."""
@@ -85,8 +85,8 @@ def _derived(pairs: Sequence[tuple[str, str]]) -> dict[str, int]:
 
 def _stored(path: Path) -> dict[str, int]:
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        ids = read_json(path)
+    except ValueError as error:
         raise UsageError(
             f"cannot read the vocabulary: {error}",
             where=str(path),

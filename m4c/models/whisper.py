@@ -5,16 +5,17 @@ once, and the decoder runs once a token with a growing self-attention cache. So 
 go to another processor at another precision.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, WhisperConfig, WhisperForConditionalGeneration
 
+from m4c.checkpoints.configuration import read_configuration
 from m4c.host.greedy import decode, numbers
 from m4c.models.attention import MASK, POSITIONS, cache_ports, sample_floats, sample_steps, static_steps
 from m4c.models.graph import Arrays, Graph, GraphModule, Port, Route, Run, Sizes, Submodel
@@ -161,7 +162,7 @@ def decoding_facts(folder: Path) -> dict[str, object]:
         ("config.json", "suppress_ids", "suppress_ids_begin"),
     ):
         if (folder / file).is_file():
-            facts = json.loads((folder / file).read_text("utf-8"))
+            facts: Mapping[str, Any] = read_configuration(folder / file)
             if always in facts:
                 return {
                     "suppress": [int(i) for i in facts[always] or () if i >= 0],

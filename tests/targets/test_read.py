@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from m4c.compile import open_sources
 from m4c.errors import UsageError
+from m4c.onnx_file import HELD_BYTES
 from m4c.passes import for_format
 from m4c.request import Request
 from m4c.targets.emit_onnx import to_onnx
@@ -20,7 +21,7 @@ from m4c.targets.emit_tflite.emit import lower
 from m4c.targets.legality import Legal, verdicts
 from m4c.targets.partition import cut
 from m4c.targets.profile import load_target
-from m4c.targets.read_onnx import HELD_BYTES, read_onnx
+from m4c.targets.read_onnx import read_onnx
 from m4c.targets.read_tflite import read_tflite
 from m4c.targets.view import Graph, Node
 from m4c.targets.view_flat import as_if, view_flat
