@@ -111,12 +111,12 @@ def of_submodel(
 
 def _of_model(model: "ir.Model", name: str, target: Target) -> Judged:
     """Judge a model in hand as an export would write it in the target's own format and precision."""
-    from m4c.passes import before_ranges, for_format
+    from m4c.passes import for_format, without_ranges
     from m4c.targets.view_model import view_model
 
     rewrites = target.rewrites(target.format, target.precision)
     pipeline = (
-        before_ranges(target.precision, target.format, rewrites)
+        without_ranges(target.precision, target.format, rewrites)
         if target.precision in INTEGER
         else for_format(target.format)
     )

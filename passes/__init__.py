@@ -19,6 +19,7 @@ from m4c.passes.legalize_batch import LegalizeBatch
 from m4c.passes.legalize_concat import LegalizeConcat
 from m4c.passes.legalize_gather import LegalizeGather
 from m4c.passes.legalize_gelu import LegalizeGelu
+from m4c.passes.legalize_lengths import LegalizeLengths
 from m4c.passes.legalize_mean import LegalizeMean
 from m4c.passes.legalize_rms import LegalizeRms
 from m4c.passes.legalize_rows import LegalizeRows
@@ -46,6 +47,9 @@ extremes. Its decoder on a float encoder's output writes 9 of 118 words otherwis
 """
 
 
+LENGTHS = "lengths"
+"""The rewrite that :class:`LegalizeLengths` does."""
+
 LEGALIZE: Mapping[str, Pass] = {
     "tied": LegalizeTied(),
     "rms": LegalizeRms(),
@@ -59,7 +63,7 @@ LEGALIZE: Mapping[str, Pass] = {
 }
 """The passes behind the rewrites that a target's profile may name, in their order.
 
-Of the others, ``linear`` and ``host`` are how a file is written.
+Of the others, ``lengths`` comes when ranges are known; ``linear`` and ``host`` are how a file is written.
 """
 
 
@@ -119,7 +123,8 @@ def for_integers(
     """
     pipeline = before_ranges(precision, file_format, rewrites)
     if precision == "int8":
-        return pipeline | OfferNorms() | calibrate | ChooseNorms() | QuantizeStatic()
+        norms = LegalizeLengths() if LENGTHS in rewrites else ChooseNorms()
+        return pipeline | OfferNorms() | calibrate | norms | QuantizeStatic()
     return pipeline | calibrate | QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
 
 
@@ -129,6 +134,17 @@ def before_ranges(precision: str, file_format: str, rewrites: Collection[str] = 
         legal = legalized(for_format(file_format, "norm"), rewrites)
         return legal | Tabulate() | EqualizeNorms() | SplitSoftmax()
     return for_format(file_format, "product") | Tabulate()
+
+
+def without_ranges(precision: str, file_format: str, rewrites: Collection[str] = ()) -> Pipeline:
+    """Return the passes whose result has the operators of an integer build, for a judgement that has no samples.
+
+    Norms stay L2_NORMALIZATION where samples choose their form.
+    """
+    pipeline = before_ranges(precision, file_format, rewrites)
+    if precision == "int8" and LENGTHS in rewrites:
+        return pipeline | OfferNorms() | LegalizeLengths()
+    return pipeline
 
 
 def legalized(pipeline: Pipeline, rewrites: Collection[str]) -> Pipeline:

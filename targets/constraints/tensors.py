@@ -41,7 +41,7 @@ def rank_at_most(node: Node, rank: int) -> str | None:
 
 @condition("reshape the operand of fewer dimensions, with sizes of 1 in front")
 def operands_of_one_rank(node: Node) -> str | None:
-    """Operands that are both repeated have one rank, where a rank below 4 counts as 4; one of them may have the result's shape."""
+    """Operands of which neither has the result's shape have one rank; ranks below 4 count as 4."""
     shapes = [operand.shape for operand in node.inputs if operand is not None]
     if None in shapes or any(shape == node.outputs[0].shape for shape in shapes):
         return None

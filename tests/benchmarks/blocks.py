@@ -1,4 +1,4 @@
-"""The blocks that M4 is made of, as small graphs: what compilers are asked about beside single operators and whole sub-models."""
+"""The blocks that M4 is made of, as small graphs: what compilers are asked about beside operators and sub-models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from m4c.passes import for_int8
+from m4c.passes import for_integers
 from m4c.passes.calibrate import Calibrate
 from m4c.targets.emit_tflite import to_tflite
 from tests.integer_graphs import graph
@@ -81,13 +81,17 @@ BLOCKS: dict[str, Block] = {
         _tokens("a = MatMul(x, up) b = Gelu(a) y = MatMul(b, down)"), {"up": (32, 64), "down": (64, 32)}
     ),
     "gated MLP": Block(
-        _tokens("g = MatMul(x, gate) s = Sigmoid(g) a = Mul(g, s) u = MatMul(x, up) h = Mul(a, u) y = MatMul(h, down)"),
+        _tokens(
+            "g = MatMul(x, gate) s = Sigmoid(g) a = Mul(g, s) u = MatMul(x, up) h = Mul(a, u) y = MatMul(h, down)"
+        ),
         {"gate": (32, 64), "up": (32, 64), "down": (64, 32)},
     ),
     "layer norm": Block(_tokens("y = LayerNormalization(x, gain, zeros)"), {"gain": GAIN, "zeros": ZEROS}),
     "RMS norm": Block(_tokens(RMS), {"last": LAST, "tiny": TINY, "gain": GAIN}),
     "norm, MLP, residual": Block(
-        _tokens("n = LayerNormalization(x, gain, zeros) a = MatMul(n, up) b = Gelu(a) c = MatMul(b, down) y = Add(x, c)"),
+        _tokens(
+            "n = LayerNormalization(x, gain, zeros) a = MatMul(n, up) b = Gelu(a) c = MatMul(b, down) y = Add(x, c)"
+        ),
         {"gain": GAIN, "zeros": ZEROS, "up": (32, 64), "down": (64, 32)},
     ),
     "norm of clips": Block(
@@ -96,7 +100,9 @@ BLOCKS: dict[str, Block] = {
     ),
     "group norm": Block(_image(f"g = Reshape(x, parts) {GROUPS} y = Identity(b)"), GROUPED),
     "convolution, norm, SiLU, residual": Block(
-        _image(f"c = Conv<{SAME}>(x, k) g = Reshape(c, parts) {GROUPS} s = Sigmoid(b) a = Mul(b, s) y = Add(x, a)"),
+        _image(
+            f"c = Conv<{SAME}>(x, k) g = Reshape(c, parts) {GROUPS} s = Sigmoid(b) a = Mul(b, s) y = Add(x, a)"
+        ),
         GROUPED | {"k": KERNEL},
     ),
     "down by a stride": Block(
@@ -151,7 +157,7 @@ def written(block: Block, path: Path, rewrites: frozenset[str] = frozenset()) ->
         {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(4)
     ]
     form = path.suffix.removeprefix(".")
-    made, _ = for_int8(form, Calibrate(samples, path.parent), rewrites).run(model)
+    made, _ = for_integers("int8", form, Calibrate(samples, path.parent), rewrites).run(model)
     if form == "tflite":
         to_tflite(made, path)
     else:

@@ -9,6 +9,7 @@ from m4c.passes.legalize_gather import LegalizeGather
 from m4c.passes.legalize_gelu import LegalizeGelu
 from m4c.passes.legalize_mean import LegalizeMean
 from m4c.passes.legalize_rms import LegalizeRms
+from m4c.passes.legalize_rows import LegalizeRows
 from m4c.passes.legalize_tied import LegalizeTied
 from m4c.pipeline import Pass, Result
 from tests.integer_graphs import run
@@ -28,9 +29,12 @@ RMS = """g (float[3,8] x) => (float[3,8] y) {
 ROW = "g (float[5,4] x, int64[1] i) => (float[1,4] y) { y = Gather<axis = 0>(x, i) }"
 IMAGES = "g (float[2,3,6,6] x) => (float[2,4,3,3] y) { y = Conv<strides = [2, 2]>(x, w) }"
 MEAN = "g (float[2,6] x) => (float[2,1] y) { y = ReduceMean<keepdims = 1>(x, axes) }"
+CLIPS = "g (float[3,5,8] x) => (float[3,5,1] y) { y = ReduceMean<keepdims = 1>(x, axes) }"
+DROPPED = "g (float[3,5,8] x) => (float[3,5] y) { y = ReduceMean<keepdims = 0>(x, axes) }"
 LINE = np.linspace(0.5, 2, 8, dtype=np.float32)
 OF_RMS = {"axes": np.array([-1]), "tiny": np.array(1e-5, np.float32), "gamma": LINE}
 KERNEL = {"w": np.linspace(-1, 1, 48, dtype=np.float32).reshape(4, 3, 2, 2)}
+BY_ROWS = ["Reshape", "ReduceMean", "Reshape"]
 ONE_BY_ONE = ["Reshape", *["Slice", "Reshape", "Conv", "Reshape"] * 2, "Concat", "Reshape"]
 
 CASES: dict[str, tuple[Pass, str, dict[str, Array], float, list[str]]] = {
@@ -42,6 +46,8 @@ CASES: dict[str, tuple[Pass, str, dict[str, Array], float, list[str]]] = {
     "rms norm": (LegalizeRms(), RMS, OF_RMS, 1e-4, ["LpNormalization", "Mul"]),
     "chosen row": (LegalizeGather(), ROW, {}, 1e-6, ["Gather", "Reshape", "Reshape", "Mul", "ReduceSum"]),
     "images one by one": (LegalizeBatch(), IMAGES, KERNEL, 1e-6, ONE_BY_ONE),
+    "mean of clips": (LegalizeRows(), CLIPS, {"axes": np.array([-1])}, 1e-6, BY_ROWS),
+    "mean of clips, its axis dropped": (LegalizeRows(), DROPPED, {"axes": np.array([2])}, 1e-6, BY_ROWS),
     "mean of six": (LegalizeMean(), MEAN, {"axes": np.array([-1])}, 1e-6, ["Mul", "ReduceSum"]),
 }
 """A pass, a graph, what it stores, the largest error as a share of the largest value, and the operators that come of it."""
@@ -78,11 +84,13 @@ def test_what_is_joined_is_zeros_alone() -> None:
 
 BETWEEN = "g (float[1,4,4] x) => (float[1,6,4] y) { y = Concat<axis = 1>(token, x, token) }"
 PLAIN = "g (float[2,4] x) => (float[2,4] y) { r = Sqrt(x) y = Div(x, r) }"
+OVER_TWO = "g (float[3,5,8] x) => (float[3,1,1] y) { y = ReduceMean(x, axes) }"
 ROWS = "g (float[5,4] x, int64[2] i) => (float[2,4] y) { y = Gather<axis = 0>(x, i) }"
 
 NEAR: dict[str, tuple[Pass, str, dict[str, Array]]] = {
     "two stored": (LegalizeConcat(), BETWEEN, {"token": TOKEN}),
     "a plain division": (LegalizeRms(), PLAIN, {}),
+    "a mean over two axes": (LegalizeRows(), OVER_TWO, {"axes": np.array([1, 2])}),
     "two rows": (LegalizeGather(), ROWS, {}),
 }
 
@@ -99,6 +107,14 @@ def test_near_misses_say_why(name: str) -> None:
 def test_means_that_fit_stay() -> None:
     text = "g (float[2,8] x) => (float[2,1] y) { y = ReduceMean<keepdims = 1>(x, axes) }"
     assert not LegalizeMean()(build(text, {}, {"axes": np.array([-1])})).modified
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "out"), [("1,5,8", 2, "1,5,1"), ("5,8", -1, "5,1"), ("3,5,8", 1, "3,1,8")]
+)
+def test_means_of_one_sample_stay(shape: str, axis: int, out: str) -> None:
+    text = f"g (float[{shape}] x) => (float[{out}] y) {{ y = ReduceMean<keepdims = 1>(x, axes) }}"
+    assert not LegalizeRows()(build(text, {}, {"axes": np.array([axis])})).modified
 
 
 def test_one_image_stays() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from m4c.errors import PipelineError
 from m4c.numerics import SQNR_FLOOR_DB
-from m4c.passes import LEGALIZE, OBSERVERS, before_ranges, canonical, for_format, for_integers
+from m4c.passes import LEGALIZE, OBSERVERS, before_ranges, canonical, for_format, for_integers, without_ranges
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.quantize_static import QuantizeStatic
@@ -36,14 +36,22 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
 
 def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
     calibrate = Calibrate([], Path("nowhere"))
-    assert list(REWRITES) == [*LEGALIZE, "linear", "host"]
+    assert list(REWRITES) == [*LEGALIZE, "lengths", "linear", "host"]
     text = str(for_integers("int8", "tflite", calibrate, {"gelu", "attention", "linear"}))
     assert (
         "{form=norm} | legalize-gelu | legalize-attention | canonicalize{only=('Identity', 'Reshape')} | tabulate"
         in text
     )
     assert "legalize" not in str(for_integers("int16x8", "tflite", calibrate))
-    assert load_target("edgetpu").runtimes["tflite"].rewrites == set(REWRITES)
+    assert load_target("edgetpu").runtimes["tflite"].rewrites == set(REWRITES) - {"rows", "lengths"}
+
+
+def test_norms_without_a_kernel_are_settled_before_there_are_ranges() -> None:
+    calibrate = Calibrate([], Path("nowhere"))
+    text = str(for_integers("int8", "tflite", calibrate, {"lengths"}))
+    assert text.endswith("offer-norms | calibrate | legalize-lengths | quantize-static")
+    assert str(without_ranges("int8", "tflite", {"lengths"})).endswith("offer-norms | legalize-lengths")
+    assert without_ranges("int8", "tflite") == before_ranges("int8", "tflite")
 
 
 def test_every_integer_precision_has_passes_and_an_observer() -> None:

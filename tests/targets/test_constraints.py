@@ -93,6 +93,11 @@ CASES: dict[str, tuple[Node, Node, str]] = {
     "static_shape": (conv(), node("ADD", [tensor((1, "n"))]), "n of x .* can change"),
     "only_batch_changes": (node("ADD", [tensor(("n", 4))]), node("ADD", [tensor((1, "n"))]), "n of x"),
     "rank_at_most(4)": (conv(), node("ADD", [tensor((1, 1, 1, 1, 4))]), "rank 5, at most 4"),
+    "operands_of_one_rank": (
+        node("ADD", [tensor((3, 1, 8)), tensor((5, 1))], [tensor((3, 5, 8), name="y")]),
+        node("ADD", [tensor((2, 2, 3, 1, 8)), tensor((5, 1))], [tensor((2, 2, 3, 5, 8), name="y")]),
+        "its operands have 4 and 5 dimensions",
+    ),
     "three_inner_dimensions": (conv(), node("ADD", [tensor((2, 8, 8, 4))]), "larger than 1 outside"),
     "dtypes(int8, uint8)": (conv(), node("ADD", [X]), r"x \(float32 1×4\) is float32, not int8 or uint8"),
     "constant_dtypes(int8, int32)": (conv(), linear(W), "is float32, not int8"),

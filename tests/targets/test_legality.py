@@ -14,6 +14,7 @@ from m4c.targets.legality import Illegal, Legal, judge, refusal, verdicts
 from m4c.targets.profile import load_target
 from m4c.targets.read_onnx import read_onnx
 from m4c.targets.read_tflite import read_tflite
+from m4c.targets.view import Node
 from tests.targets.graphs import node, stored, tensor
 
 CODES = tfl.BuiltinOperator
@@ -67,6 +68,21 @@ def test_a_version_that_is_too_new_costs_the_model(tmp_path: Path) -> None:
         path = stored(tmp_path / "m.tflite", tensors, [(CODES.QUANTIZE, [0], [1])], {CODES.QUANTIZE: version})
         found = refusal(verdicts(read_tflite(path)[0], target))
         assert (found.text if found else None) == message
+
+
+@pytest.mark.parametrize(
+    ("target", "call", "message"),
+    [
+        ("ethos-u55", node("LESS", [tensor()]), "LESS is refused by Vela 5.2.0 for ethos-u55-256"),
+        ("ethos-u85", node("LESS", [tensor()]), ""),
+        ("ethos-u85", node("ARG_MAX", [tensor(dtype="int32")]), "x (int32 1×4) is int32, not int8 or uint8"),
+    ],
+)
+def test_what_ends_a_compiler_costs_the_model(target: str, call: Node, message: str) -> None:
+    """These are what Vela 5.2.0 said of single operators: docs/evidence.md."""
+    found = refusal((judge(call, load_target(target)),))
+    assert (found is None) == (message == "")
+    assert found is None or message in found.text
 
 
 def test_an_operator_of_a_newer_runtime(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""M4's encoders on Ethos-U and Hexagon: every operator runs there, in one partition, by table and by compilers."""
+
+import os
+import shutil
+from functools import cache
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+
+import m4c.capture
+from m4c.bundle import read_manifest
+from m4c.models.graph import Graph
+from m4c.operator_reports import vela
+from m4c.operator_reports.judged import judged
+from m4c.operator_reports.placement import Placement, place
+from m4c.operator_reports.qnn import PYTHON
+from m4c.operator_reports.qnn import compiled as by_qnn
+from m4c.progress import Silent
+from m4c.targets.profile import load_target
+from m4c.targets.read_tflite import read_tflite
+from tests.benchmarks.blocks import BLOCKS, written
+from tests.end_to_end.command import m4c as command
+
+ETHOS = ("ethos-u55", "ethos-u65", "ethos-u85")
+ENCODERS = ("img_enc", "txt_enc", "aud_b_enc", "aud_i_enc/encoder", "imu_enc")
+LEAST_DB = 25.0
+"""SQNR of the image encoder, random weights on random numbers; it is 28."""
+
+vela_is_there = pytest.mark.skipif(shutil.which("vela") is None, reason="Vela is an optional program")
+qnn_is_there = pytest.mark.skipif(PYTHON not in os.environ, reason="QNN is optional")
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_encoders_are_one_partition_by_table(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weight is made; the encoder is captured once for all targets."""
+    captured = cache(m4c.capture.capture)
+
+    def capture(graph: Graph) -> ir.Model:
+        made: ir.Model = captured(graph).clone()
+        return made
+
+    monkeypatch.setattr(m4c.capture, "capture", capture)
+    for target in (*ETHOS, "qualcomm-htp"):
+        (found,) = judged(encoder, load_target(target), Silent(), jobs=1)
+        assert isinstance(found, Placement)
+        assert [reason.reason.text for reason in found.causes] == [], target
+        assert (found.outcome, len(found.cut.delegated)) == ("whole", 1), target
+        assert len(found.graph.nodes) > 50
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export the encoder whose output is divided by its length."""
+    out = tmp_path_factory.mktemp("npu") / "bundle"
+    command("export", "img_enc", "--target", "ethos-u55", "--calibration", "random", "-o", str(out))
+    return out
+
+
+def test_an_export_is_whole_and_follows_eager_torch(bundle: Path) -> None:
+    record = read_manifest(bundle).graph("img_enc/encoder")
+    assert record.fallback is None
+    assert record.verification.sqnr_db is not None
+    assert record.verification.sqnr_db >= LEAST_DB
+    (graph,) = read_tflite(bundle / record.file.path)
+    for target in ETHOS:
+        assert place(graph, load_target(target)).outcome == "whole"
+
+
+@vela_is_there
+@pytest.mark.parametrize("target", ETHOS)
+def test_vela_leaves_nothing_of_it_to_the_cpu(bundle: Path, target: str) -> None:
+    (found,) = vela.compiled(bundle / "graphs/img_enc/encoder.tflite", load_target(target))
+    assert (found.evidence, found.outcome, len(found.cut.delegated)) == ("compiled", "whole", 1)
+
+
+@pytest.mark.parametrize("name", ["RMS norm", "norm of clips"])
+def test_what_was_split_is_whole(name: str, tmp_path: Path) -> None:
+    target = load_target("ethos-u55")
+    for rewrites, outcome in ((frozenset[str](), "split"), (target.runtimes["tflite"].rewrites, "whole")):
+        (graph,) = read_tflite(written(BLOCKS[name], tmp_path / f"{outcome}.tflite", rewrites))
+        assert place(graph, target).outcome == outcome
+
+
+@vela_is_there
+@pytest.mark.parametrize("name", BLOCKS)
+def test_vela_takes_every_block_whole(name: str, tmp_path: Path) -> None:
+    target = load_target("ethos-u55")
+    path = written(BLOCKS[name], tmp_path / "block.tflite", target.runtimes["tflite"].rewrites)
+    (found,) = vela.compiled(path, target)
+    assert (found.outcome, len(found.cut.delegated)) == ("whole", 1)
+
+
+@qnn_is_there
+@pytest.mark.parametrize("name", ["attention", "RMS norm", "convolution, norm, SiLU, residual"])
+def test_qnn_takes_blocks_whole_with_the_conversions_at_their_ends(name: str, tmp_path: Path) -> None:
+    (found,) = by_qnn(written(BLOCKS[name], tmp_path / "block.onnx"), load_target("qualcomm-htp"))
+    assert (found.outcome, len(found.cut.delegated)) == ("whole", 1)
