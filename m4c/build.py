@@ -17,15 +17,15 @@ from m4c.capture import weights_of
 from m4c.errors import UnsupportedError
 from m4c.float_graphs import FloatGraphs
 from m4c.held_out import typical
-from m4c.host_part import LOOKED_UP, is_step, split
+from m4c.host_part import LOOKED_UP, is_step, of_many_dimensions, of_numbers, split
 from m4c.numerics import SQNR_FLOOR_DB
 from m4c.observers import ENOUGH, NAMED, Observer
 from m4c.operator_reports.covered import covered
-from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, with_adapters, with_cache
+from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, legalized, with_adapters, with_cache
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Note, Pipeline
-from m4c.precisions import BITS, INTEGER
+from m4c.precisions import BITS, HALF, INTEGER
 from m4c.progress import Progress
 from m4c.request import Plan, Request, fall_back, plan, processor, weight_scheme
 from m4c.runners import host_file
@@ -34,8 +34,12 @@ from m4c.slots import Slot
 from m4c.source import Source, TorchSource
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
 from m4c.targets.emit_tflite import operators_for, to_tflite
+from m4c.targets.emit_tflite.halves import LARGEST
 from m4c.verify import verify
 from m4c.weight_file import WeightFile
+
+WIDE = "it reaches {:.3g}, and float16 ends at {:g}: it is float32"
+"""Why a weight or a value of a float16 build is not in float16."""
 
 Step = Callable[[int, int], None]
 """Told how much of a stage is done, and of how much."""
@@ -111,7 +115,7 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
         if "host" in planned.rewrites and all(is_step(model.graph) for model in made.models.values()):
             planned = replace(planned, processor="cpu", fallback=LOOKED_UP)
         progress.stage(source.name, "emit")
-        path = _emit(site, source, planned, made)
+        path, wide = _emit(site, source, planned, made)
     coverage = covered(
         path, source.name, processor(request, planned), made.models, request.fallback == "error"
     )
@@ -122,7 +126,8 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
     for name, one in built.items():
         proofs = worse(proofs, prove(one.source, read, path, slots, planned, one.verification, name))
     floor = _floor(request, planned)
-    return Artifact(planned, made.pipeline, path, built, floor, samples, made.floats, slots, proofs, coverage)
+    floats = (*made.floats, *(Note(name, WIDE.format(value, LARGEST)) for name, value in wide.items()))
+    return Artifact(planned, made.pipeline, path, built, floor, samples, floats, slots, proofs, coverage)
 
 
 def _samples(site: Site, source: Source, planned: Plan) -> Samples | None:
@@ -167,7 +172,7 @@ def pipeline_for(
     if planned.precision in BITS:
         pipeline = for_weights(weight_scheme(request, planned), planned.dialect, given, grids)
     elif samples is None:
-        pipeline = for_format(planned.format, dialect=planned.dialect)
+        pipeline = legalized(for_format(planned.format, dialect=planned.dialect), planned.rewrites)
     else:
         observer = _observer(request, planned)
         calibrate = Calibrate(samples.items, workspace, observer, lambda done: step(done, 0), ENOUGH)
@@ -200,8 +205,11 @@ def _weighed(
     ), grids
 
 
-def _emit(site: Site, source: Source, planned: Plan, made: Rewritten) -> Path:
-    """Write the artifact, and the host's part of it beside it if it has one."""
+def _emit(site: Site, source: Source, planned: Plan, made: Rewritten) -> tuple[Path, Mapping[str, float]]:
+    """Write the artifact, and the host's part of it beside it if it has one.
+
+    Returns where it is, and the weights that float16 does not hold with the largest number of each.
+    """
     model, models = made.one, made.models
     total, done = weight_bytes(model), 0
 
@@ -214,14 +222,14 @@ def _emit(site: Site, source: Source, planned: Plan, made: Rewritten) -> Path:
     path = site.folder / f"{stem}.{planned.format}"
     if planned.format == "onnx":
         to_onnx(model, path, site.weights, advance, f"{source.name} {made.pipeline}")
-        return path
-    if "host" in planned.rewrites:
-        before, model = split(model)
-        models = dict.fromkeys(models, model)
+        return path, {}
+    if "host" in planned.rewrites or "rank" in planned.rewrites:
+        before, model = split(model, of_numbers if "host" in planned.rewrites else of_many_dimensions)
+        models = dict.fromkeys(models, model) if before is not None else models
         if before is not None:
             to_tflite(before, host_file(path), progress=advance)
-    to_tflite(models, path, progress=advance, operators=operators_for(planned.rewrites))
-    return path
+    operators, half = operators_for(planned.rewrites), planned.precision == HALF
+    return path, to_tflite(models, path, progress=advance, operators=operators, half=half)
 
 
 def _verified(

@@ -5,7 +5,7 @@ part of its own, run by the host's CPU from a file of its own; what it makes are
 same names and with the same scales.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import onnx_ir as ir
 
@@ -22,17 +22,22 @@ PAIR = ("QuantizeLinear", "DequantizeLinear")
 INNER = 3
 """So many of the last dimensions may be larger than 1."""
 
+DIMENSIONS = 4
+"""So many dimensions a GPU's tensors have (LiteRT 2.3.0 on WebGPU: "Tensor dimensions must be less than 5")."""
 
-def split(model: ir.Model) -> tuple[ir.Model | None, ir.Model]:
-    """Return the host's part of a quantized ``model``, None if there is none, and the accelerator's.
 
-    The host's are the nodes that read or make whole numbers, and a Reshape of an input with more than three dimensions larger
-    than 1. A graph that is all of it the host's stays whole. ``model`` is left as it is.
+def split(
+    model: ir.Model, asked: Callable[[ir.Node], bool] | None = None
+) -> tuple[ir.Model | None, ir.Model]:
+    """Return the host's part of ``model``, None if there is none, and the accelerator's.
+
+    The host's are the nodes that are ``asked`` for (:func:`of_numbers`). A graph that is all of it the host's stays whole.
+    ``model`` is left as it is.
 
     Raises:
         UnsupportedError: if a step of the host needs what the accelerator computes.
     """
-    steps = host_nodes(model.graph)
+    steps = host_nodes(model.graph, asked or of_numbers)
     borders = [value for value in _borders(model.graph, steps) if value.name]
     if not borders or all(value.is_graph_output() for value in map(_rounded, borders)):
         return None, model
@@ -42,15 +47,28 @@ def split(model: ir.Model) -> tuple[ir.Model | None, ir.Model]:
 
 def is_step(graph: ir.Graph) -> bool:
     """Return whether all that a quantized ``graph`` computes is the host's."""
-    steps = host_nodes(graph)
+    steps = host_nodes(graph, of_numbers)
     return bool(steps) and all(node in steps or node.op_type in PAIR for node in graph)
 
 
-def host_nodes(graph: ir.Graph) -> frozenset[ir.Node]:
-    """Return the nodes that are steps of the host."""
+def of_numbers(node: ir.Node) -> bool:
+    """Return whether ``node`` of a quantized graph is the host's, for an accelerator of 8-bit tensors in three dimensions.
+
+    It reads or makes whole numbers, or it is a Reshape of an input with more than three dimensions larger than 1.
+    """
+    return _reads_numbers(node) or _reads_unmappable(node)
+
+
+def of_many_dimensions(node: ir.Node) -> bool:
+    """Return whether ``node`` is a Reshape of an input with more than four dimensions, as a GPU leaves it to the host."""
+    return len(_given_shape(node)) > DIMENSIONS
+
+
+def host_nodes(graph: ir.Graph, asked: Callable[[ir.Node], bool]) -> frozenset[ir.Node]:
+    """Return the nodes that are steps of the host: those ``asked`` for, with nothing computed before them but such."""
     found: set[ir.Node] = set()
     for node in graph:
-        if node.op_type in PAIR or not (_reads_numbers(node) or _reads_unmappable(node)):
+        if node.op_type in PAIR or not asked(node):
             continue
         for value in node.inputs:
             if value is None or stored(value) or not _computed(value, found):
@@ -80,13 +98,14 @@ def _is_number(value: ir.Value) -> bool:
 
 def _reads_unmappable(node: ir.Node) -> bool:
     """Return whether ``node`` reshapes an input of the graph that is larger than 1 outside of its inner dimensions."""
+    return any(size > 1 for size in _given_shape(node)[:-INNER])
+
+
+def _given_shape(node: ir.Node) -> tuple[int, ...]:
+    """Return the shape of the input of the graph that ``node`` reshapes; of anything else, nothing."""
     value = _real(node.inputs[0]) if node.op_type == "Reshape" else None
-    shape = static(value)
-    return (
-        shape is not None
-        and value in (value.graph.inputs if value and value.graph else ())
-        and any(size > 1 for size in shape[:-INNER])
-    )
+    given = value is not None and value.graph is not None and value in value.graph.inputs
+    return static(value) or () if given else ()
 
 
 def _real(value: ir.Value | None) -> ir.Value | None:

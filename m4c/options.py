@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from m4c.precisions import HALF
+
 
 class Format(StrEnum):
     """File formats of artifacts."""
@@ -18,6 +20,7 @@ class Precision(StrEnum):
     """Precisions of artifacts."""
 
     NONE = "none"
+    FP16 = "fp16"
     INT8 = "int8"
     INT16X8 = "int16x8"
     INT8_WEIGHTS = "int8-weights"
@@ -172,4 +175,5 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")]
 
 def precision(quantize: Precision | None) -> str | None:
     """Return the precision that ``--quantize`` asks for, if it was given."""
-    return "float32" if quantize is Precision.NONE else quantize and quantize.value
+    named = {Precision.NONE: "float32", Precision.FP16: HALF}
+    return quantize and named.get(quantize, quantize.value)

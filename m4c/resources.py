@@ -19,7 +19,7 @@ from m4c.build import pipeline_for
 from m4c.compile import open_sources
 from m4c.errors import UsageError
 from m4c.parallel import in_processes, processes
-from m4c.precisions import BITS, INTEGER
+from m4c.precisions import BITS, HALF, INTEGER
 from m4c.progress import Progress, Silent
 from m4c.request import Request, plan
 from m4c.segments import SEGMENT_BYTES, in_rows
@@ -186,7 +186,7 @@ def _need(request: Request, sources: list[Any]) -> Need:
         for source in sources:
             planned = plan(request, source)
             pipeline = pipeline_for(request, planned, None, Path(folder), _told)
-            shrink = 4 if planned.precision in INTEGER else 1
+            shrink = 4 if planned.precision in INTEGER else 2 if planned.precision == HALF else 1
             models = []
             for sizes in planned.signatures.values():
                 captured = source.sized(sizes).capture()

@@ -18,7 +18,7 @@ from m4c.operator_reports.covered import known, located, read
 from m4c.operator_reports.placement import Placement, place
 from m4c.origins import Origins
 from m4c.parallel import in_processes
-from m4c.precisions import INTEGER
+from m4c.precisions import HALF, INTEGER
 from m4c.progress import Progress
 from m4c.selection import selected_submodels
 from m4c.targets.profile import Target
@@ -111,14 +111,14 @@ def of_submodel(
 
 def _of_model(model: "ir.Model", name: str, target: Target) -> Judged:
     """Judge a model in hand as an export would write it in the target's own format and precision."""
-    from m4c.passes import for_format, without_ranges
+    from m4c.passes import for_format, legalized, without_ranges
     from m4c.targets.view_model import view_model
 
     rewrites = target.rewrites(target.format, target.precision)
     pipeline = (
         without_ranges(target.precision, target.format, rewrites)
         if target.precision in INTEGER
-        else for_format(target.format)
+        else legalized(for_format(target.format), rewrites)
     )
     try:
         rewritten = pipeline.run(model)[0]
@@ -131,16 +131,22 @@ def _of_model(model: "ir.Model", name: str, target: Target) -> Judged:
 
 def _lowered(model: "ir.Model", name: str, target: Target, rewrites: frozenset[str]) -> Judged:
     """Judge what the accelerator gets of a rewritten ``model``, lowered to TFLite in memory."""
-    from m4c.host_part import LOOKED_UP, is_step, split
+    from m4c.host_part import LOOKED_UP, is_step, of_many_dimensions, split
     from m4c.targets.emit_tflite import operators_for
     from m4c.targets.emit_tflite.emit import lower
+    from m4c.targets.emit_tflite.halves import halve
     from m4c.targets.view_flat import as_if, view_flat
 
     if "host" in rewrites:
         if is_step(model.graph):
             return NotConverted(name, LOOKED_UP, "nothing: the host does it")
         model = split(model)[1]
-    graph = view_flat(lower(model, operators=operators_for(rewrites)), name)
+    elif "rank" in rewrites:
+        model = split(model, of_many_dimensions)[1]
+    flat = lower(model, operators=operators_for(rewrites))
+    if target.precision == HALF:
+        halve(flat)
+    graph = view_flat(flat, name)
     assumed = target.precision if target.precision in INTEGER else ""
     return place(as_if(graph, target.precision), target, assumed)
 

@@ -19,8 +19,11 @@ from m4c.passes.legalize_batch import LegalizeBatch
 from m4c.passes.legalize_concat import LegalizeConcat
 from m4c.passes.legalize_gather import LegalizeGather
 from m4c.passes.legalize_gelu import LegalizeGelu
+from m4c.passes.legalize_indices import LegalizeIndices
+from m4c.passes.legalize_l2 import LegalizeL2
 from m4c.passes.legalize_lengths import LegalizeLengths
 from m4c.passes.legalize_mean import LegalizeMean
+from m4c.passes.legalize_outputs import LegalizeOutputs
 from m4c.passes.legalize_rms import LegalizeRms
 from m4c.passes.legalize_rows import LegalizeRows
 from m4c.passes.legalize_tied import LegalizeTied
@@ -60,10 +63,13 @@ LEGALIZE: Mapping[str, Pass] = {
     "batch": LegalizeBatch(),
     "mean": LegalizeMean(),
     "rows": LegalizeRows(),
+    "l2": LegalizeL2(),
+    "indices": LegalizeIndices(),
+    "outputs": LegalizeOutputs(),
 }
 """The passes behind the rewrites that a target's profile may name, in their order.
 
-Of the others, ``lengths`` comes when ranges are known; ``linear`` and ``host`` are how a file is written.
+Of the others, ``lengths`` comes when ranges are known; ``linear``, ``host`` and ``rank`` are how a file is written.
 """
 
 

@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from m4c.errors import ProfileError
-from m4c.precisions import PRECISIONS
+from m4c.precisions import BITS, INTEGER, PRECISIONS
 from m4c.targets.operators import known_operators
-from m4c.targets.rules import ALGORITHMS, EVIDENCE, REWRITES, Figures, Partitioning, Rule, Runtime, read_rule
+from m4c.targets.rules import (
+    ALGORITHMS,
+    EVIDENCE,
+    FLOAT_REWRITES,
+    REWRITES,
+    Figures,
+    Partitioning,
+    Rule,
+    Runtime,
+    read_rule,
+)
 from m4c.targets.tables import Table
 
 FORMATS = ("onnx", "tflite")
@@ -59,9 +69,14 @@ class Target:
     """SHA-256 of the file it was read from: another one may make other artifacts."""
 
     def rewrites(self, file_format: str, precision: str) -> frozenset[str]:
-        """Return what graphs are rewritten by: int8 graphs of the format that the profile says it for."""
+        """Return what graphs of a format and a ``precision`` are rewritten by: those that compute as the target does.
+
+        These are int8 graphs for a target in integers; for one in floats, those whose weights are floats too.
+        """
         runtime = self.runtimes.get(file_format)
-        return runtime.rewrites if runtime is not None and precision == "int8" else frozenset()
+        floats = precision not in INTEGER and precision not in BITS
+        fits = precision == "int8" if self.precision in INTEGER else floats
+        return runtime.rewrites if runtime is not None and fits else frozenset()
 
     @property
     def static_shapes(self) -> bool:
@@ -128,7 +143,8 @@ def _parse(text: str, where: str) -> Target:
         raise ProfileError(f"not TOML: {error}", where=where, fix="write text in quotes") from error
     table = Table(content, where)
     table.allow("name", "summary", "format", "precision", "fallback", "source", "figures", *FORMATS)
-    runtimes = {form: _runtime(table.table(form), form) for form in FORMATS if form in content}
+    integer = table.text("precision", PRECISIONS) in INTEGER
+    runtimes = {form: _runtime(table.table(form), form, integer) for form in FORMATS if form in content}
     made = Target(
         table.text("name"),
         table.text("summary"),
@@ -149,8 +165,8 @@ def _parse(text: str, where: str) -> Target:
     return made
 
 
-def _runtime(table: Table, form: str) -> Runtime:
-    """Read who runs a format, and its rules."""
+def _runtime(table: Table, form: str, integer: bool) -> Runtime:
+    """Read who runs a format, and its rules; ``integer`` is whether the target computes in integers."""
     table.allow("runtime", "runtime_version", COMPILERS[form][0], "rewrites", "partition", "rule")
     known = known_operators(form)
     rules: tuple[Rule, ...] = tuple(read_rule(rule, known) for rule in table.tables("rule"))
@@ -174,17 +190,17 @@ def _runtime(table: Table, form: str) -> Runtime:
         ),
         rules,
         frozenset() if any(rule.allow for rule in rules) else known,
-        _rewrites(table),
+        _rewrites(table, integer),
         table.text(*COMPILERS[form]) if COMPILERS[form][0] in table.content else None,
     )
 
 
-def _rewrites(table: Table) -> frozenset[str]:
-    """Read what graphs are rewritten by."""
-    named = table.texts("rewrites")
+def _rewrites(table: Table, integer: bool) -> frozenset[str]:
+    """Read what graphs are rewritten by, integer ones or float ones."""
+    named, known = table.texts("rewrites"), REWRITES if integer else FLOAT_REWRITES
     for name in named:
-        if name not in REWRITES:
-            raise table.error(f"unknown rewrite {name!r}", f"known are: {', '.join(REWRITES)}")
+        if name not in known:
+            raise table.error(f"unknown rewrite {name!r}", f"known are: {', '.join(known)}")
     return frozenset(named)
 
 

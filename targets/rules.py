@@ -45,6 +45,15 @@ REWRITES = {
 }
 """What graphs may be rewritten by for a runtime that lacks operators, in the order in which it is done."""
 
+FLOAT_REWRITES = {
+    "tied": "a stored matrix that is turned around at run time is read as it is stored",
+    "l2": "an L2 norm is a product with the reciprocal root of the sum of squares",
+    "indices": "rows are looked up by a list of indices, not by a matrix of them",
+    "outputs": "an output that a node reads is returned by a copy",
+    "rank": "an input of more than four dimensions gets its inner shape in a file of its own, for the host",
+}
+"""The same for float graphs."""
+
 Refuses = Literal["operator", "model"]
 
 
@@ -101,7 +110,7 @@ class Runtime:
     otherwise: frozenset[str] = frozenset()
     """What runs where rules only refuse: every builtin operator."""
     rewrites: frozenset[str] = frozenset()
-    """What int8 graphs are rewritten by: names of :data:`REWRITES`."""
+    """What graphs are rewritten by: names of :data:`REWRITES`, or of :data:`FLOAT_REWRITES` for a target in floats."""
     compiler: str | None = None
     """What Vela (TFLite) or QNN (ONNX) compiles for, where that is the target's compiler."""
 

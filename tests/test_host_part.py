@@ -7,12 +7,13 @@ import onnx_ir as ir
 import pytest
 
 from m4c.errors import UnsupportedError
-from m4c.host_part import is_step, split
+from m4c.host_part import is_step, of_many_dimensions, split
 from m4c.passes.quantize_static import QuantizeStatic
 from m4c.runners import TfliteRunner, host_file
 from m4c.targets.emit_tflite import to_tflite
 from m4c.targets.read_tflite import read_tflite
 from tests.integer_graphs import calibrated, graph
+from tests.passes.rewriting import build
 
 Array = np.ndarray
 
@@ -92,3 +93,22 @@ def test_a_look_up_among_computed_values_is_refused() -> None:
     text = "g (float[3,4] x, int64[1] i) => (float[1,4] y) { r = Relu(x) y = Gather<axis = 0>(r, i) }"
     with pytest.raises(UnsupportedError, match="which the accelerator computes"):
         split(quantized(text))
+
+
+def test_a_gpu_gets_the_inner_shape_of_an_input_of_five_dimensions(
+    rng: np.random.Generator, tmp_path: Path
+) -> None:
+    text = """g (float[1,3,1,4,5] x, int64[2] i) => (float[2,20] y) <float[3,20] r, float[2,20] e>
+        { r = Reshape(x, to) e = Gather(r, i) y = Relu(e) }"""
+    model = build(text, {}, {"to": np.array([3, 20])})
+    to_tflite(model, tmp_path / "whole.tflite")
+    before, after = split(model, of_many_dimensions)
+    assert before is not None
+    path = tmp_path / "cut.tflite"
+    to_tflite(before, host_file(path))
+    to_tflite(after, path)
+    (file,) = read_tflite(path)
+    assert [node.operator for node in file.nodes] == ["GATHER", "RELU"]
+    feeds = {"x": rng.normal(0, 1, (1, 3, 1, 4, 5)).astype(np.float32), "i": np.array([2, 0])}
+    expected = TfliteRunner(tmp_path / "whole.tflite").run(feeds)
+    np.testing.assert_array_equal(TfliteRunner(path).run(feeds)["y"], expected["y"])

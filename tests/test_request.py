@@ -16,7 +16,7 @@ from m4c.skeleton import skeleton
 from m4c.source import OnnxSource, Source, TorchSource
 from m4c.targets.profile import load_target
 
-CPU, TPU = load_target("cpu"), load_target("edgetpu")
+CPU, GPU, TPU = map(load_target, ("cpu", "gpu", "edgetpu"))
 
 
 STEPS = (1, "past", "past + sequence", "sequence")
@@ -42,6 +42,9 @@ def test_the_target_decides_unless_the_user_does() -> None:
     assert plan(Request(target=CPU), source(1, 4)) == Plan("onnx", "float32", "cpu")
     rewritten = Plan("tflite", "int8", "edgetpu", rewrites=TPU.runtimes["tflite"].rewrites)
     assert plan(Request(target=TPU), source(1, 4)) == rewritten
+    half = Plan("tflite", "float16", "gpu", rewrites=GPU.runtimes["tflite"].rewrites)
+    assert plan(Request(target=GPU), source(1, 4)) == half
+    assert plan(Request(target=GPU, precision="int4"), source(1, 4)).rewrites == frozenset()
     chosen = Request(target=CPU, format="tflite", precision="int8")
     assert plan(chosen, source(1, 4)) == Plan("tflite", "int8", "cpu")
 

@@ -12,7 +12,7 @@ from m4c.adapters.contract import BASE, ONNX_SUFFIX, write_onnx_adapter
 from m4c.adapters.folder import Adapter, Pair
 from m4c.adapters.places import PARTS
 from m4c.errors import UsageError
-from m4c.precisions import INTEGER
+from m4c.precisions import HALF, INTEGER
 from m4c.slots import Slot
 from m4c.source import Source, TorchSource
 from m4c.weights import Array
@@ -44,7 +44,7 @@ def slots_for(source: Source, precision: str, file_format: str) -> tuple[Slot, .
     """
     if not isinstance(source, TorchSource) or source.unmerged is not None or not source.adapters:
         return ()
-    if precision in INTEGER:
+    if precision in {*INTEGER, HALF}:
         raise UsageError(
             f"there are no slots for adapters in {precision}",
             where=source.name,

@@ -49,6 +49,22 @@ def operands_of_one_rank(node: Node) -> str | None:
     return f"its operands have {' and '.join(map(str, sorted(ranks)))} dimensions" if len(ranks) > 1 else None
 
 
+@condition("look rows up by a list of indices, and reshape what comes of it")
+def indices_in_a_list(node: Node) -> str | None:
+    """The second input has one dimension."""
+    given = node.input(1)
+    if given is None or given.shape is None or len(given.shape) == 1:
+        return None
+    return f"{given} has {len(given.shape)} dimensions, one is possible"
+
+
+@condition("compute it before the model is written")
+def computed_input(node: Node) -> str | None:
+    """The first input is computed."""
+    first = node.input(0)
+    return f"{first} is stored" if first is not None and first.constant else None
+
+
 @condition("set the batch to 1, and merge or split leading dimensions")
 def three_inner_dimensions(node: Node) -> str | None:
     """Only the three innermost sizes of what flows between operators are larger than 1."""

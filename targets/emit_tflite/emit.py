@@ -10,6 +10,7 @@ from m4c.rewrite import attribute
 from m4c.targets.emit_tflite.arithmetic import Emit
 from m4c.targets.emit_tflite.file import Progress, write
 from m4c.targets.emit_tflite.flat import SIGNATURE, Codes, Flat
+from m4c.targets.emit_tflite.halves import halve, too_large
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.quantization import plan
 from m4c.targets.emit_tflite.table import ALONG_LAST, CHANNELS_LAST, EMIT, FOLLOWS, INTEGER, MIXED
@@ -22,20 +23,28 @@ def to_tflite(
     *,
     progress: Progress | None = None,
     operators: Mapping[str, Emit] = EMIT,
-) -> None:
+    half: bool = False,
+) -> Mapping[str, float]:
     """Write ``model`` as a TFLite file with one signature whose inputs and outputs have the names of the IR.
 
     Several models, by the names of their signatures, are those of one source at different sizes: what they have in common is
     stored once. Weights are read one at a time while the file is written, scales of quantized ones before that. ``progress``
-    hears the bytes written since its last call. ``operators`` has the function for
-    each operator. Equal models give equal bytes; a write that fails leaves no file.
+    hears the bytes written since its last call. ``operators`` has the function for each operator. With ``half``, weights are
+    float16 (:mod:`m4c.targets.emit_tflite.halves`); those that have a number beyond it stay float32, and are returned with
+    their largest. Equal models give equal bytes; a write that fails leaves no file.
 
     Raises:
         UnsupportedError: before anything is written, if an operator or a form of it is not known.
     """
     models = {SIGNATURE: model} if isinstance(model, ir.Model) else model
     codes: Codes = {}
-    write({name: lower(one, codes, operators) for name, one in models.items()}, path, progress)
+    flats = {name: lower(one, codes, operators) for name, one in models.items()}
+    wide: dict[str, float] = {}
+    for flat in flats.values() if half else ():
+        wide |= too_large(flat)
+        halve(flat, wide)
+    write(flats, path, progress)
+    return wide
 
 
 def lower(model: ir.Model, codes: Codes | None = None, operators: Mapping[str, Emit] = EMIT) -> Flat:

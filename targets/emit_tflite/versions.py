@@ -77,6 +77,8 @@ def _special(code: int, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> 
             return 3
         case Op.QUANTIZE if outputs[0].dtype == INT16:
             return 2
+        case Op.DEQUANTIZE if inputs[0].dtype == ir.DataType.FLOAT16:
+            return 3
         case Op.DEQUANTIZE if first is not None and not first.per_tensor:
             return 5
         case Op.FULLY_CONNECTED if inputs[1].weights is not None:

@@ -13,7 +13,7 @@ from m4c.passes.quantize_static import QuantizeStatic
 from m4c.pipeline import Pipeline
 from m4c.precisions import INTEGER
 from m4c.targets.profile import load_target
-from m4c.targets.rules import REWRITES
+from m4c.targets.rules import FLOAT_REWRITES, REWRITES
 
 CANONICAL = "simplify | canonicalize | fold-weights | simplify | canonicalize"
 
@@ -36,7 +36,8 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
 
 def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
     calibrate = Calibrate([], Path("nowhere"))
-    assert list(REWRITES) == [*LEGALIZE, "lengths", "linear", "host"]
+    names = [*REWRITES, *(name for name in FLOAT_REWRITES if name not in REWRITES)]
+    assert [name for name in names if name in LEGALIZE] == list(LEGALIZE)
     text = str(for_integers("int8", "tflite", calibrate, {"gelu", "attention", "linear"}))
     assert (
         "{form=norm} | legalize-gelu | legalize-attention | canonicalize{only=('Identity', 'Reshape')} | tabulate"
@@ -44,6 +45,7 @@ def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
     )
     assert "legalize" not in str(for_integers("int16x8", "tflite", calibrate))
     assert load_target("edgetpu").runtimes["tflite"].rewrites == set(REWRITES) - {"rows", "lengths"}
+    assert load_target("gpu").runtimes["tflite"].rewrites == set(FLOAT_REWRITES)
 
 
 def test_norms_without_a_kernel_are_settled_before_there_are_ranges() -> None:
