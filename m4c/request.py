@@ -9,7 +9,7 @@ from m4c.cache import pairs
 from m4c.calibration import without_samples
 from m4c.errors import UsageError
 from m4c.models import CACHED
-from m4c.precisions import BITS, INTEGER
+from m4c.precisions import BITS, HALF, INTEGER
 from m4c.scheme import Scheme
 from m4c.selection import STEPS, selected_submodels
 from m4c.source import OnnxSource, Source
@@ -139,6 +139,11 @@ def _plan(request: Request, source: Source) -> Plan:
         )
     fastest = "ort" if precision in BITS else "standard"
     file_format = request.format or target.format
+    if precision == HALF and file_format == "onnx":
+        raise UsageError(
+            "float16 is built as TFLite alone, the format is onnx",
+            fix="leave out --format onnx, or add --quantize none",
+        )
     static, sizes = target.static_shapes or file_format == "tflite", dict(reversed(request.sizes))
     if static:
         sizes = {**source.static, **sizes}

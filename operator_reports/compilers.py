@@ -8,13 +8,14 @@ from m4c.operator_reports.placement import Placement
 from m4c.targets.legality import REWRITE, Illegal, Reason, Verdict
 from m4c.targets.partition import Cut, bordered
 from m4c.targets.profile import Target
+from m4c.targets.rules import Compiler
 
 TABLES = "leave out --evidence: tables decide then"
 """What to do where a compiler does not answer."""
 
 
-def compiler_of(target: Target, form: str) -> str:
-    """Return what the compiler of ``target`` for graphs of a format is asked to compile for.
+def compiler_of(target: Target, form: str) -> Compiler:
+    """Return the compiler of ``target`` for graphs of a format.
 
     Raises:
         UsageError: if it has none.

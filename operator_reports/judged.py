@@ -4,7 +4,7 @@ What the target has no format for is brought to it without weights: captured or 
 and judged as if it was quantized to the target's precision. What cannot be lowered says why.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from m4c.bundle import MANIFEST, read_manifest
 from m4c.errors import UnsupportedError, UsageError
 from m4c.models import PRESETS, SUBMODELS
-from m4c.operator_reports import qnn, vela
+from m4c.operator_reports import litert_gpu, qnn, vela
+from m4c.operator_reports.compilers import compiler_of
 from m4c.operator_reports.covered import known, located, read
 from m4c.operator_reports.placement import Placement, place
 from m4c.origins import Origins
@@ -28,6 +29,14 @@ from m4c.targets.view import Graph
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+
+ASKED: Mapping[str, Callable[[Path, Target], tuple[Placement, ...]]] = {
+    "vela": vela.compiled,
+    "litert_gpu": litert_gpu.compiled,
+    "qnn": qnn.compiled,
+}
+"""Who is asked for evidence, by the keys of :data:`m4c.targets.profile.COMPILERS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +175,7 @@ def _of_file(
 ) -> Iterator[Judged]:
     """Judge every graph of a file; an ONNX file for a target that takes none is lowered first."""
     if evidence == "compiled":
-        found = (vela if is_tflite(path) else qnn).compiled(path, target)
+        found = ASKED[compiler_of(target, "tflite" if is_tflite(path) else "onnx").name](path, target)
         for index, one in enumerate(found):
             graph = located(one.graph, origins[index]) if origins else one.graph
             yield replace(one, graph=replace(graph, name=_numbered(name, index, len(found))))

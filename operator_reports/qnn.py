@@ -65,7 +65,7 @@ def compiled(path: Path, target: Target) -> tuple[Placement, ...]:
     Raises:
         UsageError: if the target has no such compiler, it is not installed, it takes nothing at all, or not the file.
     """
-    soc = compiler_of(target, "onnx")
+    soc = compiler_of(target, "onnx").machine
     (graph,) = read_onnx(path)
     with tempfile.TemporaryDirectory(prefix="m4c-") as folder:
         numbered, works = Path(folder) / "numbered.onnx", Path(folder) / "works.onnx"

@@ -39,7 +39,7 @@ def compiled(path: Path, target: Target) -> tuple[Placement, ...]:
     Raises:
         UsageError: if the target has no such compiler, it is not installed, or it does not take the file.
     """
-    compiler = compiler_of(target, "tflite")
+    compiler = compiler_of(target, "tflite").machine
     given = read_tflite(path)
     if any(node.operator == NPU for graph in given for node in graph.nodes):
         raise UsageError(

@@ -20,6 +20,7 @@ from m4c.targets.rules import (
     EVIDENCE,
     FLOAT_REWRITES,
     REWRITES,
+    Compiler,
     Figures,
     Partitioning,
     Rule,
@@ -40,11 +41,11 @@ ACCELERATORS = (
 SOCS = {"SM8550": ("43", "73"), "SM8650": ("57", "75"), "SM8750": ("69", "79"), "SM8850": ("87", "81")}
 """What QNN compiles for: a Snapdragon, its number and the architecture of its Hexagon in onnxruntime-qnn 2.7.0."""
 
-COMPILERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "tflite": ("vela", ACCELERATORS),
-    "onnx": ("qnn", tuple(SOCS)),
+COMPILERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "tflite": {"vela": ACCELERATORS, "litert_gpu": ("webgpu",)},
+    "onnx": {"qnn": tuple(SOCS)},
 }
-"""The key of the compiler that may be asked about graphs of a format, and what it compiles for."""
+"""The keys of the compilers that may be asked about graphs of a format, and what each compiles for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ def _parse(text: str, where: str) -> Target:
 
 def _runtime(table: Table, form: str, integer: bool) -> Runtime:
     """Read who runs a format, and its rules; ``integer`` is whether the target computes in integers."""
-    table.allow("runtime", "runtime_version", COMPILERS[form][0], "rewrites", "partition", "rule")
+    table.allow("runtime", "runtime_version", *COMPILERS[form], "rewrites", "partition", "rule")
     known = known_operators(form)
     rules: tuple[Rule, ...] = tuple(read_rule(rule, known) for rule in table.tables("rule"))
     if not any(rule.allow or rule.refuse for rule in rules):
@@ -191,8 +192,16 @@ def _runtime(table: Table, form: str, integer: bool) -> Runtime:
         rules,
         frozenset() if any(rule.allow for rule in rules) else known,
         _rewrites(table, integer),
-        table.text(*COMPILERS[form]) if COMPILERS[form][0] in table.content else None,
+        _compiler(table, form),
     )
+
+
+def _compiler(table: Table, form: str) -> Compiler | None:
+    """Read who may be asked what becomes of a graph."""
+    for key, machines in COMPILERS[form].items():
+        if key in table.content:
+            return Compiler(key, table.text(key, machines))
+    return None
 
 
 def _rewrites(table: Table, integer: bool) -> frozenset[str]:

@@ -100,6 +100,16 @@ class Partitioning:
 
 
 @dataclass(frozen=True, slots=True)
+class Compiler:
+    """Who may be asked what becomes of a graph."""
+
+    name: str
+    """A key of :data:`m4c.targets.profile.COMPILERS`."""
+    machine: str
+    """What it compiles for."""
+
+
+@dataclass(frozen=True, slots=True)
 class Runtime:
     """Who runs the graphs of one format."""
 
@@ -111,8 +121,7 @@ class Runtime:
     """What runs where rules only refuse: every builtin operator."""
     rewrites: frozenset[str] = frozenset()
     """What graphs are rewritten by: names of :data:`REWRITES`, or of :data:`FLOAT_REWRITES` for a target in floats."""
-    compiler: str | None = None
-    """What Vela (TFLite) or QNN (ONNX) compiles for, where that is the target's compiler."""
+    compiler: Compiler | None = None
 
     @property
     def operators(self) -> frozenset[str]:

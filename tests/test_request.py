@@ -49,6 +49,14 @@ def test_the_target_decides_unless_the_user_does() -> None:
     assert plan(chosen, source(1, 4)) == Plan("tflite", "int8", "cpu")
 
 
+def test_float16_is_tflite() -> None:
+    with pytest.raises(
+        UsageError, match=r"TFLite alone(.|\n)*fix: leave out --format onnx, or add --quantize none"
+    ):
+        plan(Request(target=GPU, format="onnx"), source(1, 4))
+    assert plan(Request(target=GPU, format="onnx", precision="float32"), source(1, 4)).format == "onnx"
+
+
 def test_ranges_are_chosen_for_integers_alone() -> None:
     assert plan(Request(target=TPU, observer="mse"), source(1, 4)).precision == "int8"
     with pytest.raises(

@@ -133,9 +133,9 @@ def compared(target: Target, file: File) -> list[Compared]:
     for made in answers:
         table = place(made.graph, target)
         for node in made.graph.nodes:
-            foretold, here = (node.index in one.cut.nodes for one in (table, made))
+            there, here = (node.index in one.cut.nodes for one in (table, made))
             told = said(table, node.index), said(made, node.index)
-            found.append(Compared(file, node.operator, foretold, here, *told))
+            found.append(Compared(file, node.operator, there, here, *told))
     return found
 
 

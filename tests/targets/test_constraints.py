@@ -98,6 +98,12 @@ CASES: dict[str, tuple[Node, Node, str]] = {
         node("ADD", [tensor((2, 2, 3, 1, 8)), tensor((5, 1))], [tensor((2, 2, 3, 5, 8), name="y")]),
         "its operands have 4 and 5 dimensions",
     ),
+    "indices_in_a_list": (
+        node("GATHER", [X, axes(1, 2)]),
+        node("GATHER", [X, tensor((1, 2), "int32")]),
+        "2 dimensions, one is possible",
+    ),
+    "computed_input": (node("TRANSPOSE", [X]), node("TRANSPOSE", [W]), "is stored"),
     "three_inner_dimensions": (conv(), node("ADD", [tensor((2, 8, 8, 4))]), "larger than 1 outside"),
     "dtypes(int8, uint8)": (conv(), node("ADD", [X]), r"x \(float32 1×4\) is float32, not int8 or uint8"),
     "constant_dtypes(int8, int32)": (conv(), linear(W), "is float32, not int8"),
