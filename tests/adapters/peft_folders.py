@@ -12,6 +12,7 @@ import numpy as np
 import peft
 import torch
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 from m4c.adapters.configuration import CONFIG
 from m4c.adapters.folder import FILE
@@ -35,8 +36,16 @@ def trained(
     """Save an adapter of random numbers to ``folder``; return the weights that PEFT merges it to."""
     from transformers import LlamaForCausalLM
 
-    model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(**{"r": 4, "lora_alpha": 8, **options}))
+    return adapt(
+        LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32), folder, seed, size, **options
+    )
+
+
+def adapt(
+    module: nn.Module, folder: Path, seed: int = 0, size: float = 0.1, **options: Any
+) -> dict[str, Array]:
+    """Save an adapter of ``module``, of random numbers, to ``folder``; return the weights that PEFT merges it to."""
+    wrapped = peft.get_peft_model(module, peft.LoraConfig(**{"r": 4, "lora_alpha": 8, **options}))
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in wrapped.parameters():

@@ -121,7 +121,8 @@ def test_one_base_runs_with_each_and_without(bundle: Bundle, file_format: str, p
     both = bundle(file_format, precision)
     feeds, runner = inputs(both), opened(both)
     off = runner.run(feeds)
-    assert bits(off) == bits(opened(bundle(file_format, precision, "")).run(feeds))
+    if precision != "int8-weights":  # the same as in int4, and an export less
+        assert bits(off) == bits(opened(bundle(file_format, precision, "")).run(feeds))
     made = {}
     for name in "ab":
         runner.use(adapter(both, name))
