@@ -42,6 +42,7 @@ class ReportFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     MARKDOWN = "md"
+    HTML = "html"
 
 
 def _show_version(wanted: bool) -> None:
@@ -265,26 +266,40 @@ def report(
         str, typer.Argument(help="A preset, a sub-model, a bundle, a file, or zoo: the paper's 50 models.")
     ] = "m4-nano",
     target: Annotated[
-        str | None, typer.Option(help="Where it shall run: a name (m4c list targets) or a .toml file.")
+        list[str] | None,
+        typer.Option(
+            help="Where it shall run: a name (m4c list targets), a .toml file or all; several times."
+        ),
     ] = None,
     evidence: Annotated[
         Evidence, typer.Option(help="table: the target's profile decides; compiled: its own compiler is run.")
     ] = Evidence.TABLE,
     preset: options.Preset = "m4-nano",
-    form: Annotated[ReportFormat, typer.Option("--format", help="text, json or md.")] = ReportFormat.TEXT,
+    form: Annotated[
+        ReportFormat, typer.Option("--format", help="text, json, md or html.")
+    ] = ReportFormat.TEXT,
     jobs: Annotated[int, typer.Option(help="Models captured at once; 0: one a core.", min=0)] = 0,
     measure: Annotated[
         bool, typer.Option("--measure", help="zoo: capture all models anew and store it.")
     ] = False,
-    figure: Annotated[Path | None, typer.Option(help="zoo: draw the growth into this SVG file.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="zoo: draw the growth into this .svg or .png, and the use into …-use.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="html: the file to write, instead of stdout.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Report the operators of every graph, or with --target which of them run there, in which partitions, and why not."""
     from m4c.errors import UsageError
 
     if subject == "zoo":
-        if target is not None:
+        if target:
             raise UsageError("the zoo is counted, not placed on a target", fix="leave out --target")
+        if form is ReportFormat.HTML:
+            raise UsageError(
+                "the zoo has no page of its own", fix="m4c report m4 --format html has its growth"
+            )
         from m4c.reporting import report_zoo
 
         report_zoo("json" if as_json else form.value, jobs, measure, figure)
@@ -299,8 +314,14 @@ def report(
     from m4c.terminal import ProgressBar, show_json, show_table
 
     as_json = as_json or form is ReportFormat.JSON
-    if target is not None:
-        report_placement(subject, target, evidence.value, preset, jobs, "json" if as_json else form.value)
+    page = form is ReportFormat.HTML and not as_json
+    if out is not None and not page:
+        raise UsageError("--out is for --format html", fix="add --format html, or redirect stdout")
+    if target or page:
+        targets = tuple(target or ("all",))
+        report_placement(
+            subject, targets, evidence.value, preset, jobs, "json" if as_json else form.value, out
+        )
         return
     if subject in PRESETS:
         with ProgressBar(len(SUBMODELS)) as progress:

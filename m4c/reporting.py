@@ -1,36 +1,63 @@
 """Reports as the command line shows them: on targets, on the zoo, on a node."""
 
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from m4c.errors import UsageError
 from m4c.models import PRESETS, SUBMODELS
 from m4c.operator_reports import explain
-from m4c.operator_reports.judged import judged
-from m4c.operator_reports.render_placement import notes, reasons, summary, to_json, to_markdown
+from m4c.operator_reports.across import across
+from m4c.operator_reports.judged import Judged
+from m4c.operator_reports.page_data import page_data
+from m4c.operator_reports.render_page import to_html
+from m4c.operator_reports.render_placement import (
+    notes,
+    reasons,
+    summary,
+    to_json,
+    to_json_of_many,
+    to_markdown,
+)
 from m4c.operator_reports.zoo import render as render_zoo
 from m4c.operator_reports.zoo.baseline import store, stored
 from m4c.operator_reports.zoo.registry import BUILDERS
 from m4c.progress import Silent
-from m4c.targets.profile import load_target
+from m4c.targets.profile import load_target, names
 from m4c.terminal import ProgressBar, show_json, show_table
 
 
-def report_placement(subject: str, target: str, evidence: str, preset: str, jobs: int, form: str) -> None:
-    """Show which nodes of ``subject`` run on ``target``, in the form ``text``, ``json`` or ``md``."""
-    profile = load_target(target)
+def report_placement(
+    subject: str, targets: tuple[str, ...], evidence: str, preset: str, jobs: int, form: str, out: Path | None
+) -> None:
+    """Show which nodes of ``subject`` run on each of ``targets``, in the form ``text``, ``json``, ``md`` or ``html``.
+
+    ``all`` stands for every target that comes with m4c; an HTML page is written to ``out`` if that is given.
+
+    Raises:
+        UsageError: if the page cannot be written.
+    """
+    profiles = tuple(map(load_target, names() if "all" in targets else dict.fromkeys(targets)))
     captured = len(SUBMODELS) if subject in PRESETS else int(subject.partition("/")[0] in SUBMODELS)
-    if captured:
-        with ProgressBar(captured) as progress:
-            found = judged(subject, profile, progress, preset, jobs, evidence)
+    with ProgressBar(captured) if captured else nullcontext(Silent()) as progress:
+        found = across(subject, profiles, progress, preset, jobs, evidence)
+    if form == "html":
+        page = to_html(page_data(subject, profiles, found, stored() if subject in PRESETS else None))
+        _write(page, out)
+    elif form == "json":
+        pages = [to_json(graphs, name) for name, graphs in found.items()]
+        show_json(pages[0] if len(pages) == 1 else to_json_of_many(pages))
+    elif form == "md":
+        sys.stdout.write("\n".join(to_markdown(graphs, name) for name, graphs in found.items()))
     else:
-        found = judged(subject, profile, Silent(), evidence=evidence)
-    if form == "json":
-        show_json(to_json(found, profile.name))
-        return
-    if form == "md":
-        sys.stdout.write(to_markdown(found, profile.name))
-        return
-    show_table(summary(found, profile.name))
+        for name, graphs in found.items():
+            _show_placement(graphs, name)
+
+
+def _show_placement(found: Sequence[Judged], target: str) -> None:
+    """Show the graphs on a target as tables, then what no table has."""
+    show_table(summary(found, target))
     why = reasons(found)
     if why is not None:
         show_table(why)
@@ -38,10 +65,24 @@ def report_placement(subject: str, target: str, evidence: str, preset: str, jobs
         sys.stdout.write(f"{line}\n")
 
 
+def _write(page: str, out: Path | None) -> None:
+    """Write a page to a file, or to stdout."""
+    if out is None:
+        sys.stdout.write(page)
+        return
+    try:
+        out.write_text(page, "utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the page: {error.strerror}", where=str(out), fix="give the path of a file"
+        ) from error
+    sys.stderr.write(f"{out}: {out.stat().st_size / 1e6:.2f} MB\n")
+
+
 def report_zoo(form: str, jobs: int, measure: bool, figure: Path | None) -> None:
     """Show how many operator types the paper's 50 models need, as ``text``, ``json`` or ``md``.
 
-    ``measure`` replaces what is stored, ``figure`` is drawn.
+    ``measure`` replaces what is stored; the growth is drawn into ``figure``, and the use of the types beside it.
 
     Raises:
         UsageError: if the picture cannot be drawn.
@@ -55,7 +96,7 @@ def report_zoo(form: str, jobs: int, measure: bool, figure: Path | None) -> None
     if figure is not None:
         from m4c.operator_reports.zoo.figure import draw
 
-        draw(found, figure)
+        sys.stderr.write(f"{figure}, {draw(found, figure)}\n")
     if form == "json":
         show_json(render_zoo.to_json(found))
     elif form == "md":

@@ -55,6 +55,11 @@ class Placement:
     evidence: str = "table"
 
     @property
+    def name(self) -> str:
+        """The name of the graph."""
+        return self.graph.name
+
+    @property
     def legal(self) -> int:
         """How many nodes run on the target if each is asked by itself."""
         return sum(not isinstance(verdict, Illegal) for verdict in self.verdicts)

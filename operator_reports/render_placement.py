@@ -145,6 +145,11 @@ def to_json(found: Sequence[Judged], target: str) -> dict[str, object]:
     }
 
 
+def to_json_of_many(pages: Sequence[dict[str, object]]) -> dict[str, object]:
+    """Return the objects of several targets, made by :func:`to_json`, as one of version ``SCHEMA``."""
+    return {"schema": SCHEMA, "kind": "placements", "targets": list(pages)}
+
+
 def _json(one: Judged) -> dict[str, Any]:
     if isinstance(one, NotConverted):
         return {"graph": one.name, "outcome": "not converted", "why": one.why, "fix": one.fix}

@@ -76,6 +76,11 @@ class Baseline:
         found = Counter(operator for entry in ENTRIES for operator in self.counts(entry, level))
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
+    def m4_uses(self, level: str) -> dict[str, int]:
+        """Return in how many of M4's graphs each type occurs, the most common first."""
+        found = Counter(operator for graph in self.data["m4"].values() for operator in graph[level])
+        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
 
 def _sum(counts: Iterable[Counts]) -> Counts:
     return dict(sorted(sum((Counter(c) for c in counts), Counter[str]()).items()))

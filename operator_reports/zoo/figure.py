@@ -1,6 +1,7 @@
-"""The growth of the zoo's operator types as a picture. matplotlib is needed for it: ``pip install m4c[figures]``."""
+"""The paper's two figures of operator types, of our counts. matplotlib is needed for them: ``pip install m4c[figures]``."""
 
 from pathlib import Path
+from typing import Any
 
 from m4c.errors import UsageError
 from m4c.operator_reports.zoo.baseline import Baseline
@@ -10,22 +11,37 @@ DRAWN = {
     "optimized": ("#2a6fbb", "torch's ONNX export", True),
     "canonical": ("#c2571a", "m4c's canonical form", False),
 }
-"""Levels in the picture: colour, words, and whether these stand above the line."""
+"""Levels in the picture of the growth: colour, words, and whether these stand above the line."""
+
+FORMS = ("svg", "png")
 
 
-def draw(found: Baseline, path: Path) -> None:
-    """Draw the union after each task and M4's constant line into an SVG file; equal counts make equal bytes.
+def draw(found: Baseline, path: Path) -> Path:
+    """Draw the growth into ``path`` and the use of the types beside it, into ``…-use``; return the second path.
+
+    Equal counts make equal bytes.
 
     Raises:
-        UsageError: if there is no matplotlib, or the file cannot be written.
+        UsageError: if there is no matplotlib, or a file is no .svg or .png or cannot be written.
     """
     try:
-        import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError("a picture needs matplotlib", fix="pip install 'm4c[figures]'") from error
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
+    if path.suffix[1:] not in FORMS:
+        raise UsageError("a picture is an .svg or a .png file", where=str(path), fix="end its name so")
+    growth = Figure(figsize=(8, 4), layout="constrained")
+    _growth(growth.subplots(), found)
+    _save(growth, path)
+    use = Figure(figsize=(12, 6), layout="constrained")
+    _use(use.subplots(2), found)
+    beside = path.with_stem(f"{path.stem}-use")
+    _save(use, beside)
+    return beside
+
+
+def _growth(axes: Any, found: Baseline) -> None:
+    """Draw the union after each task and M4's constant line."""
     tasks = range(1, len(ENTRIES) + 1)
     for level, (colour, words, above) in DRAWN.items():
         union, m4 = [step.union for step in found.growth(level)], len(found.m4(level))
@@ -37,9 +53,31 @@ def draw(found: Baseline, path: Path) -> None:
     axes.margins(y=0.12)
     axes.set(xlabel="tasks, in the paper's order", ylabel="ONNX operator types", xlim=(1, 50), ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _use(axes: Any, found: Baseline, level: str = "optimized") -> None:
+    """Draw what share of M4's graphs, and of the models of the tasks, uses each type."""
+    graphs = len(found.data["m4"])
+    rows = (
+        ("#1a7f74", f"share of M4's {graphs} graphs", found.m4_uses(level), graphs),
+        ("#2a6fbb", f"share of the models of {len(ENTRIES)} tasks", found.uses(level), len(ENTRIES)),
+    )
+    for one, (colour, words, uses, whole) in zip(axes, rows, strict=True):
+        one.bar(list(uses), [100 * count / whole for count in uses.values()], color=colour)
+        one.set_title(f"{words}: {len(uses)} types", loc="left", fontsize=11)
+        one.set(ylabel="%", ylim=(0, 100), xlim=(-0.6, len(uses) - 0.4))
+        one.tick_params("x", rotation=90, labelsize=8)
+        one.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write a picture: no date, no random names, and of an SVG its texts as texts."""
+    import matplotlib
+
+    kept = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     try:
         with matplotlib.rc_context({"svg.hashsalt": "m4c", "svg.fonttype": "none"}):
-            figure.savefig(path, format="svg", metadata={"Date": None})
+            figure.savefig(path, format=path.suffix[1:], metadata=kept)
     except OSError as error:
         raise UsageError(
             f"cannot write the picture: {error.strerror}", where=str(path), fix="give another path"

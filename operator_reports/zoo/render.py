@@ -54,17 +54,21 @@ def to_table(found: Baseline) -> Table:
 
 
 def to_frequencies(found: Baseline, level: str = "optimized") -> Table:
-    """Return a row an operator: in the models of how many tasks it occurs, and whether M4 has it."""
+    """Return a row an operator: in the models of how many tasks it occurs, and in how many of M4's graphs."""
     table = Table(title=f"Use of the types ({LEVELS[level]})")
     table.add_column("operator")
-    for heading in ("tasks", "share"):
+    for heading in ("tasks", "share", "M4's graphs", "share"):
         table.add_column(heading, justify="right")
-    table.add_column("M4")
-    for operator, tasks in found.uses(level).items():
-        table.add_row(
-            operator, str(tasks), f"{tasks / len(ENTRIES):.0%}", "yes" if operator in found.m4(level) else ""
-        )
+    for operator, tasks, graphs in _uses(found, level):
+        shares = [f"{tasks / len(ENTRIES):.0%}", f"{graphs / len(found.data['m4']):.0%}"]
+        table.add_row(operator, str(tasks), shares[0], *((str(graphs), shares[1]) if graphs else ("", "")))
     return table
+
+
+def _uses(found: Baseline, level: str) -> list[tuple[str, int, int]]:
+    """Return every type with the tasks and the graphs of M4 that use it, what M4 alone has at the end."""
+    tasks, graphs = found.uses(level), found.m4_uses(level)
+    return [(operator, tasks.get(operator, 0), graphs.get(operator, 0)) for operator in (tasks | graphs)]
 
 
 def to_markdown(found: Baseline) -> str:
@@ -78,9 +82,8 @@ def to_markdown(found: Baseline) -> str:
         lines.append(f"| {entry.task} | {entry.model}{'°' if entry.proxy else ''} | {cells} | {new} |")
     cells = " | ".join(f"{len(found.m4(level))} | " for level in LEVELS)
     lines += [f"| all | **M4** | {cells} | |", "", f"° a proxy. For comparison, {PAPER}.", ""]
-    lines += ["| operator | tasks | M4 |", "|---|---:|---|"]
-    m4 = found.m4("optimized")
-    lines += [f"| {o} | {n} | {'yes' if o in m4 else ''} |" for o, n in found.uses("optimized").items()]
+    lines += ["| operator | tasks | M4's graphs |", "|---|---:|---:|"]
+    lines += [f"| {o} | {tasks} | {graphs} |" for o, tasks, graphs in _uses(found, "optimized")]
     return "\n".join([*lines, ""])
 
 
@@ -110,6 +113,7 @@ def to_json(found: Baseline) -> dict[str, object]:
         "growth": {level: [_step(step) for step in found.growth(level)] for level in LEVELS},
         "uses": {level: found.uses(level) for level in LEVELS},
         "m4": {level: found.m4(level) for level in LEVELS},
+        "m4_uses": {level: found.m4_uses(level) for level in LEVELS},
         "torchscript": TORCHSCRIPT,
         "paper": {"m4": PAPER_TYPES, "zoo": PAPER_ZOO, "source": PAPER},
     }

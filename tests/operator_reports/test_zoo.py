@@ -105,6 +105,7 @@ def test_growth_and_use() -> None:
     assert SMALL.counts(entry("T1"), "onnx") == {"Add": 3}
     assert SMALL.uses("onnx") == {"Add": 49, "Erf": 1}
     assert SMALL.m4("onnx") == {"Add": 1, "MatMul": 4}
+    assert SMALL.m4_uses("onnx") == {"Add": 1, "MatMul": 1}
 
 
 def test_every_form_of_the_report_says_the_same() -> None:
@@ -119,6 +120,7 @@ def test_every_form_of_the_report_says_the_same() -> None:
     assert "| T30 | SASNet | 0 | 2 | 0 | 2 | 0 | 2 | 0 | 2 | why |" in text
     assert "| T25 | MSINet° |" in text
     assert "156 for the models of 50 tasks" in text
+    assert "| Add | 49 | 1 |\n| Erf | 1 | 0 |\n| MatMul | 0 | 1 |" in text
     assert "49 of 50 task-specific models, 5 of them proxies" in text
 
 
@@ -145,11 +147,17 @@ def test_a_picture_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         draw(SMALL, tmp_path / "zoo.svg")
 
 
-def test_the_picture_names_its_lines_and_is_the_same_each_time(tmp_path: Path) -> None:
+def test_the_pictures_name_what_they_show_and_are_the_same_each_time(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="the figures extra is not installed")
-    for name in ("a.svg", "b.svg"):
-        draw(SMALL, tmp_path / name)
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    for name in ("a.svg", "b.svg", "a.png", "b.png"):
+        assert draw(SMALL, tmp_path / name) == tmp_path / name.replace(".", "-use.")
+    for name in ("{}.svg", "{}-use.svg", "{}.png", "{}-use.png"):
+        assert (tmp_path / name.format("a")).read_bytes() == (tmp_path / name.format("b")).read_bytes()
     assert "50 models, torch's ONNX export: 2" in (tmp_path / "a.svg").read_text("utf-8")
+    use = (tmp_path / "a-use.svg").read_text("utf-8")
+    assert "share of M4's 2 graphs: 2 types" in use
+    assert "share of the models of 50 tasks: 2 types" in use
+    with pytest.raises(UsageError, match=r"a picture is an \.svg or a \.png file"):
+        draw(SMALL, tmp_path / "zoo.jpg")
     with pytest.raises(UsageError, match="cannot write the picture"):
         draw(SMALL, tmp_path / "none" / "zoo.svg")
