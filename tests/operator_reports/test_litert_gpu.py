@@ -104,7 +104,7 @@ def test_without_a_device_it_says_how_to_get_one(split: Path, monkeypatch: pytes
     with pytest.raises(UsageError, match=r"LiteRT finds no GPU(.|\n)*chromium-common(.|\n)*M4C_GPU_DRIVER"):
         compiled(split, GPU)
     monkeypatch.setenv(DRIVER, str(split.parent))
-    with pytest.raises(UsageError, match="which has no libvk_swiftshader.so"):
+    with pytest.raises(UsageError, match=r"which has no libvk_swiftshader.so"):
         compiled(split, GPU)
 
 
