@@ -9,8 +9,8 @@ from m4c.errors import UsageError
 from m4c.models import PRESETS, SUBMODELS
 from m4c.operator_reports import explain
 from m4c.operator_reports.across import across
-from m4c.operator_reports.judged import Judged
 from m4c.operator_reports.page_data import page_data
+from m4c.operator_reports.placement import Judged
 from m4c.operator_reports.render_page import to_html
 from m4c.operator_reports.render_placement import (
     notes,

@@ -5,7 +5,7 @@ and judged as if it was quantized to the target's precision. What cannot be lowe
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +14,12 @@ from m4c.bundle import MANIFEST, read_manifest
 from m4c.errors import UnsupportedError, UsageError
 from m4c.models import PRESETS, SUBMODELS
 from m4c.operator_reports import litert_gpu, qnn, vela
+from m4c.operator_reports.captured import of_model, of_submodel
 from m4c.operator_reports.compilers import compiler_of
 from m4c.operator_reports.covered import known, located, read
-from m4c.operator_reports.placement import Placement, place
+from m4c.operator_reports.placement import Judged, NotConverted, Placement, place
 from m4c.origins import Origins
 from m4c.parallel import in_processes
-from m4c.precisions import HALF, INTEGER
 from m4c.progress import Progress
 from m4c.selection import selected_submodels
 from m4c.targets.profile import Target
@@ -28,7 +28,7 @@ from m4c.targets.read_tflite import is_tflite
 from m4c.targets.view import Graph
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
+    pass
 
 
 ASKED: Mapping[str, Callable[[Path, Target], tuple[Placement, ...]]] = {
@@ -37,18 +37,6 @@ ASKED: Mapping[str, Callable[[Path, Target], tuple[Placement, ...]]] = {
     "qnn": qnn.compiled,
 }
 """Who is asked for evidence, by the keys of :data:`m4c.targets.profile.COMPILERS`."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotConverted:
-    """A graph of which there is nothing in a format of the target."""
-
-    name: str
-    why: str
-    fix: str
-
-
-Judged = Placement | NotConverted
 
 
 def judged(
@@ -90,74 +78,9 @@ def _captured(
     names: tuple[str, ...], preset: str, target: Target, progress: Progress, jobs: int
 ) -> list[Judged]:
     """Capture the selected graphs of a preset, each sub-model in a process, and judge them."""
-    work = partial(of_submodel, names, preset, target)
+    work = partial(of_submodel, names, preset, (target,))
     found = in_processes(work, selected_submodels(names), progress, jobs)
-    return [one for submodel in found for one in submodel]
-
-
-def of_submodel(
-    names: tuple[str, ...], preset: str, target: Target, name: str, progress: Progress
-) -> list[Judged]:
-    """Capture the graphs of a sub-model that are in ``names``, or all, at sizes that the target takes, and judge them."""
-    from m4c.capture import capture
-    from m4c.models import build
-    from m4c.selection import selected_graphs
-    from m4c.skeleton import skeleton
-
-    with skeleton():
-        submodel = build(name, preset)
-    made: list[Judged] = []
-    for graph in selected_graphs(names, submodel):
-        progress.stage(graph.name, "capture")
-        fixed = graph.sized(graph.static) if target.static_shapes or target.format == "tflite" else graph
-        model = capture(fixed)
-        progress.stage(graph.name, "passes")
-        made.append(_of_model(model, graph.name, target))
-        progress.finished(graph.name)
-    progress.completed(name)
-    return made
-
-
-def _of_model(model: "ir.Model", name: str, target: Target) -> Judged:
-    """Judge a model in hand as an export would write it in the target's own format and precision."""
-    from m4c.passes import for_format, legalized, without_ranges
-    from m4c.targets.view_model import view_model
-
-    rewrites = target.rewrites(target.format, target.precision)
-    pipeline = (
-        without_ranges(target.precision, target.format, rewrites)
-        if target.precision in INTEGER
-        else legalized(for_format(target.format), rewrites)
-    )
-    try:
-        rewritten = pipeline.run(model)[0]
-        if target.format == "onnx":
-            return place(view_model(rewritten, name), target)
-        return _lowered(rewritten, name, target, rewrites)
-    except UnsupportedError as error:
-        return NotConverted(name, f"{error.what} ({error.where})" if error.where else error.what, error.fix)
-
-
-def _lowered(model: "ir.Model", name: str, target: Target, rewrites: frozenset[str]) -> Judged:
-    """Judge what the accelerator gets of a rewritten ``model``, lowered to TFLite in memory."""
-    from m4c.host_part import LOOKED_UP, is_step, of_many_dimensions, split
-    from m4c.targets.emit_tflite import operators_for
-    from m4c.targets.emit_tflite.emit import lower
-    from m4c.targets.emit_tflite.halves import halve
-    from m4c.targets.view_flat import as_if, view_flat
-
-    if "host" in rewrites:
-        if is_step(model.graph):
-            return NotConverted(name, LOOKED_UP, "nothing: the host does it")
-        model = split(model)[1]
-    elif "rank" in rewrites:
-        model = split(model, of_many_dimensions)[1]
-    flat = lower(model, operators=operators_for(rewrites))
-    if target.precision == HALF:
-        halve(flat)
-    graph = view_flat(flat, name)
-    assumed = target.precision if target.precision in INTEGER else ""
-    return place(as_if(graph, target.precision), target, assumed)
+    return [one for submodel in found for one in submodel[target.name]]
 
 
 def _of_bundle(folder: Path, target: Target, evidence: str) -> Iterator[Judged]:
@@ -190,7 +113,7 @@ def _of_file(
         except UnsupportedError as error:
             yield NotConverted(name, error.what, error.fix)
             return
-        yield _of_model(model, name, target)
+        yield of_model(model, name, (target,))[target.name]
 
 
 def _placed(graphs: tuple[Graph, ...], name: str, target: Target) -> Iterator[Judged]:

@@ -19,7 +19,6 @@ from m4c.errors import UsageError
 from m4c.operator_reports.compilers import TABLES, compiler_of, refused, told
 from m4c.operator_reports.litert_gpu_probe import BEGINS
 from m4c.operator_reports.placement import Placement, place
-from m4c.targets.emit_tflite.single import single
 from m4c.targets.legality import Legal
 from m4c.targets.partition import cut
 from m4c.targets.profile import Target
@@ -136,6 +135,8 @@ def _alone(path: Path, nodes: Sequence[Node]) -> list[Answer]:
     """Return what the delegate does with each of ``nodes`` by itself."""
     if not nodes:
         return []
+    from m4c.targets.emit_tflite.single import single
+
     with tempfile.TemporaryDirectory(prefix="m4c-") as folder:
         files = []
         for node in nodes:

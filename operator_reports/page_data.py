@@ -12,8 +12,7 @@ from typing import Any
 
 from m4c import __version__
 from m4c.operator_reports.across import Found
-from m4c.operator_reports.judged import Judged, NotConverted
-from m4c.operator_reports.placement import LEVELS, Placement
+from m4c.operator_reports.placement import LEVELS, Judged, NotConverted, Placement
 from m4c.operator_reports.zoo.baseline import LEVELS as ZOO_LEVELS
 from m4c.operator_reports.zoo.baseline import Baseline
 from m4c.operator_reports.zoo.registry import ENTRIES

@@ -140,6 +140,19 @@ class Placement:
         return self.taken.seconds(figures, self.streamed_bytes) if figures else None
 
 
+@dataclass(frozen=True, slots=True)
+class NotConverted:
+    """A graph of which there is nothing in a format of the target."""
+
+    name: str
+    why: str
+    fix: str
+
+
+Judged = Placement | NotConverted
+"""What a report says of a graph."""
+
+
 def place(graph: Graph, target: Target, assumed: str = "") -> Placement:
     """Return where the nodes of ``graph`` run on ``target``.
 

@@ -5,8 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from m4c.operator_reports.judged import Judged, NotConverted
-from m4c.operator_reports.placement import LEVELS, Break, Cause, Placement
+from m4c.operator_reports.placement import LEVELS, Break, Cause, Judged, NotConverted, Placement
 from m4c.targets.legality import Reason
 from m4c.targets.partition import Partition
 

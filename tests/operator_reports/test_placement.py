@@ -10,8 +10,8 @@ from ai_edge_litert import schema_py_generated as tfl
 from rich.console import Console
 
 from m4c.errors import UsageError
-from m4c.operator_reports.judged import NotConverted, judged
-from m4c.operator_reports.placement import LEVELS, Placement, place
+from m4c.operator_reports.judged import judged
+from m4c.operator_reports.placement import LEVELS, NotConverted, Placement, place
 from m4c.operator_reports.render_placement import SHOWN, notes, reasons, summary, to_json, to_markdown
 from m4c.progress import Silent
 from m4c.targets.profile import load_target
