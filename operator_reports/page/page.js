@@ -9,7 +9,7 @@ const WORDS = {
   "whole": "all of it runs there", "split": "some of it runs there", "refused": "none of it runs there",
   "not converted": "there is no file in its format",
 };
-const chosen = {graph: 0, target: 0, metric: "macs", operator: "", search: "", rows: MOST_ROWS};
+const chosen = {graph: 0, target: 0, metric: "nodes", operator: "", search: "", rows: MOST_ROWS};
 
 const byId = (id) => document.getElementById(id);
 const text = (place) => DATA.texts[place];
