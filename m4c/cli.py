@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from m4c import __version__, options
+from m4c import __version__, gating, options
 
 if TYPE_CHECKING:
     from m4c.request import Request
@@ -27,13 +27,6 @@ class Kind(StrEnum):
     SUBMODELS = "submodels"
     TARGETS = "targets"
     TASKS = "tasks"
-
-
-class Evidence(StrEnum):
-    """How a report knows what runs on a target."""
-
-    TABLE = "table"
-    COMPILED = "compiled"
 
 
 class ReportFormat(StrEnum):
@@ -272,8 +265,9 @@ def report(
         ),
     ] = None,
     evidence: Annotated[
-        Evidence, typer.Option(help="table: the target's profile decides; compiled: its own compiler is run.")
-    ] = Evidence.TABLE,
+        options.Evidence,
+        typer.Option(help="table: the target's profile decides; compiled: its own compiler is run."),
+    ] = options.Evidence.TABLE,
     preset: options.Preset = "m4-nano",
     form: Annotated[
         ReportFormat, typer.Option("--format", help="text, json, md or html.")
@@ -347,6 +341,10 @@ def explain(
     from m4c.reporting import explain_node
 
     explain_node(bundle, node, target, as_json)
+
+
+app.command()(gating.gate)
+app.command()(gating.diff)
 
 
 @app.command("list")

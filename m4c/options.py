@@ -75,6 +75,13 @@ class Fallback(StrEnum):
     ERROR = "error"
 
 
+class Evidence(StrEnum):
+    """How a report knows what runs on a target."""
+
+    TABLE = "table"
+    COMPILED = "compiled"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 
 Submodels = Annotated[

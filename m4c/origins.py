@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from m4c.errors import BundleError
 from m4c.json_file import read_json
 from m4c.layouts import MARK
-from m4c.model import module_path, operator
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 """Operators that stand for the value that they convert."""
@@ -37,7 +38,7 @@ Origins = Mapping[str, Origin]
 """By the names of the model's values."""
 
 
-def origins_of(model: ir.Model) -> Origins:
+def origins_of(model: "ir.Model") -> Origins:
     """Return where every value of the main graph of ``model`` comes from.
 
     A conversion that is named after the value that it converts is left out: :func:`origin` finds that value.
@@ -50,11 +51,14 @@ def origins_of(model: ir.Model) -> Origins:
     return found
 
 
-def _origin(name: str, node: ir.Node) -> Origin:
+def _origin(name: str, node: "ir.Node") -> Origin:
+    # Imported here because onnx_ir takes half a second, and what reads origins needs none of it.
+    from m4c.model import module_path, operator
+
     return Origin(name, operator(node), module_path(_told(node)))
 
 
-def _told(node: ir.Node) -> ir.Node:
+def _told(node: "ir.Node") -> "ir.Node":
     """Return the node itself, or of a conversion the one that made what it converts."""
     while node.op_type in CONVERSIONS:
         before = node.inputs[0].producer() if node.inputs[0] is not None else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from m4c.errors import UsageError
 from m4c.models import PRESETS, SUBMODELS
 from m4c.operator_reports import explain
-from m4c.operator_reports.across import across
+from m4c.operator_reports.across import Found, across
 from m4c.operator_reports.page_data import page_data
 from m4c.operator_reports.placement import Judged
 from m4c.operator_reports.render_page import to_html
@@ -24,7 +24,7 @@ from m4c.operator_reports.zoo import render as render_zoo
 from m4c.operator_reports.zoo.baseline import store, stored
 from m4c.operator_reports.zoo.registry import BUILDERS
 from m4c.progress import Silent
-from m4c.targets.profile import load_target, names
+from m4c.targets.profile import Target, load_target, names
 from m4c.terminal import ProgressBar, show_json, show_table
 
 
@@ -39,9 +39,7 @@ def report_placement(
         UsageError: if the page cannot be written.
     """
     profiles = tuple(map(load_target, names() if "all" in targets else dict.fromkeys(targets)))
-    captured = len(SUBMODELS) if subject in PRESETS else int(subject.partition("/")[0] in SUBMODELS)
-    with ProgressBar(captured) if captured else nullcontext(Silent()) as progress:
-        found = across(subject, profiles, progress, preset, jobs, evidence)
+    found = placements(subject, profiles, evidence, preset, jobs)
     if form == "html":
         page = to_html(page_data(subject, profiles, found, stored() if subject in PRESETS else None))
         _write(page, out)
@@ -77,6 +75,13 @@ def _write(page: str, out: Path | None) -> None:
             f"cannot write the page: {error.strerror}", where=str(out), fix="give the path of a file"
         ) from error
     sys.stderr.write(f"{out}: {out.stat().st_size / 1e6:.2f} MB\n")
+
+
+def placements(subject: str, targets: Sequence[Target], evidence: str, preset: str, jobs: int) -> Found:
+    """Return where every graph of ``subject`` runs, with a progress bar on stderr where something is captured."""
+    captured = len(SUBMODELS) if subject in PRESETS else int(subject.partition("/")[0] in SUBMODELS)
+    with ProgressBar(captured) if captured else nullcontext(Silent()) as progress:
+        return across(subject, targets, progress, preset, jobs, evidence)
 
 
 def report_zoo(form: str, jobs: int, measure: bool, figure: Path | None) -> None:

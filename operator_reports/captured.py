@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from m4c.errors import UnsupportedError
+from m4c.operator_reports.covered import located
 from m4c.operator_reports.placement import Judged, NotConverted, place
+from m4c.origins import origins_of
 from m4c.precisions import HALF, INTEGER
 from m4c.progress import Progress
 from m4c.targets.profile import Target
@@ -104,4 +106,4 @@ def _lowered(model: "ir.Model", name: str, form: Form) -> Graph | NotConverted:
     flat = lower(model, operators=operators_for(rewrites))
     if precision == HALF:
         halve(flat)
-    return view_flat(flat, name)
+    return located(view_flat(flat, name), origins_of(model))

@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
+from m4c.operator_reports.cost import parameter_bytes
+from m4c.operator_reports.coverage import of_graphs
 from m4c.operator_reports.placement import LEVELS, Break, Cause, Judged, NotConverted, Placement
 from m4c.targets.legality import Reason
 from m4c.targets.partition import Partition
@@ -160,6 +162,8 @@ def _json(one: Judged) -> dict[str, Any]:
         "evidence": one.evidence,
         "evidence_means": LEVELS[one.evidence],
         "assumed_precision": one.assumed or None,
+        "operators": of_graphs([one.graph]),
+        "parameter_bytes": parameter_bytes(one.graph.nodes),
         "nodes": {"all": len(one.graph.nodes), "legal": one.legal, "delegated": len(one.delegated)},
         "macs": {"all": one.whole.macs, "delegated": one.taken.macs},
         "bytes": {"all": one.whole.bytes, "delegated": one.taken.bytes},

@@ -5,8 +5,9 @@ import onnx_ir as ir
 import pytest
 
 from tests.bundles import copied, float_bundle, int8_bundle
+from tests.shell import m4c
 
-__all__ = ["copied", "float_bundle", "int8_bundle"]
+__all__ = ["copied", "float_bundle", "int8_bundle", "m4c"]
 
 
 @pytest.fixture(autouse=True)

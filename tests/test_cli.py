@@ -4,44 +4,17 @@ import errno
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from m4c import __version__, cli
+from m4c import __version__
 from m4c.bundle import read_manifest
 from m4c.host.wav import write_wav
 from tests.bundles import Copy, update_hash
+from tests.shell import Done, Shell
 from tests.test_terminal import strict
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left."""
-
-    code: object
-    out: str
-    err: str
-
-
-Shell = Callable[..., Done]
-
-
-@pytest.fixture
-def m4c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """Return a function that runs the command line in this process."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["m4c", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Done(ended.value.code, captured.out, captured.err)
-
-    return run
 
 
 def test_the_version(m4c: Shell) -> None:

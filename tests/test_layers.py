@@ -23,7 +23,7 @@ LAYERS = (
     "operator_reports",
     "read_back read_back_tflite float_products float_graphs request staging recipe store resources memory_limit kernels "
     "held_out verify artifact genai build compile adapters selftest routes terminal",
-    "options reporting cli",
+    "options reporting gating cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
 
@@ -200,6 +200,9 @@ def loaded(folder: Path, *arguments: object) -> tuple[int, set[str]]:
         (["report", "int8", "--target", "edgetpu"], 0),
         (["report", "float", "--target", "qualcomm-htp"], 0),
         (["explain", "int8", "linear"], 0),
+        (["gate", "int8", "--target", "edgetpu", "--min-coverage", "100"], 0),
+        (["gate", "float", "--target", "qualcomm-htp", "--min-coverage", "1"], 0),
+        (["diff", "int8", "float"], 0),
         (["report", "zoo"], 0),
         (["run", "float", "--task", "T32", "--audio", "none.wav"], 2),
     ],
