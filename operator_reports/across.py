@@ -31,8 +31,10 @@ def across(
     """Return where every graph of ``subject`` runs on each of ``targets``; arguments as of :func:`judged`.
 
     Raises:
-        UsageError: as :func:`judged` does.
+        UsageError: as :func:`judged` does, or if two targets have the same name.
     """
+    if len({target.name for target in targets}) < len(targets):
+        raise UsageError("two targets have the same name", fix="give each profile a name of its own")
     preset = subject if subject in PRESETS else preset
     names = () if subject in PRESETS else (subject,)
     captured = not names or subject.partition("/")[0] in SUBMODELS

@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import pytest
 
-from m4c import cli
+from m4c import capture, cli
+from m4c.errors import UsageError
+from m4c.models.graph import Graph
 from m4c.operator_reports.across import across
 from m4c.operator_reports.judged import judged
 from m4c.operator_reports.placement import NotConverted
@@ -27,8 +30,17 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "m.onnx"
 
 
-def test_a_submodel_is_captured_once_and_judged_as_if_alone() -> None:
+def test_a_submodel_is_captured_once_and_judged_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    captures: list[str] = []
+
+    def spied(graph: Graph) -> ir.Model:
+        captures.append(graph.name)
+        return made(graph)
+
+    made = capture.capture
+    monkeypatch.setattr(capture, "capture", spied)
     found = across("projection", TARGETS, Silent())
+    assert captures == ["projection/linear"] * 2  # at sizes that are numbers, and at those that change
     assert list(found) == [target.name for target in TARGETS]
     for target in TARGETS:
         alone = judged("projection", target, Silent())
@@ -38,6 +50,11 @@ def test_a_submodel_is_captured_once_and_judged_as_if_alone() -> None:
 def test_files_are_read_for_each_target(file: Path) -> None:
     found = across(str(file), TARGETS, Silent())
     assert [isinstance(found[name][0], NotConverted) for name in found] == [False, True, False, True, False]
+
+
+def test_two_targets_of_one_name_are_a_mistake(file: Path) -> None:
+    with pytest.raises(UsageError, match="two targets have the same name"):
+        across(str(file), [TARGETS[0], TARGETS[0]], Silent())
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
