@@ -67,7 +67,7 @@ def test_usage_errors_of_the_parser(m4c: Shell, arguments: list[str]) -> None:
             "there are no calibration samples at none",
         ),
         (["export", "none.onnx"], "there is no file none.onnx"),
-        (["export", "text.onnx"], "cannot read the graph"),
+        (["export", "text.onnx"], "not an ONNX model"),
         (["export", "text.onnx", "gen_dec"], "an .onnx file is exported alone"),
         (["export", "text.onnx", "--dynamic", "batch"], "an .onnx file is exported alone"),
         (["export", "gen_dec", "-o", "full"], "full exists and is not a bundle"),
