@@ -29,8 +29,8 @@ from m4c.numerics import held_to
 from m4c.operator_reports.coverage import of_graphs, of_model
 from m4c.origins import origins_of, write_origins
 from m4c.pipeline import Note, Pipeline
+from m4c.plan import Plan
 from m4c.precisions import BITS
-from m4c.request import Plan
 from m4c.runners import host_file
 from m4c.slots import Slot
 from m4c.source import Source, TorchSource

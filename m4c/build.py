@@ -25,9 +25,10 @@ from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, legaliz
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Note, Pipeline
+from m4c.plan import Plan, fall_back, plan, processor, weight_scheme
 from m4c.precisions import BITS, HALF, INTEGER
 from m4c.progress import Progress
-from m4c.request import Plan, Request, fall_back, plan, processor, weight_scheme
+from m4c.request import Request
 from m4c.runners import host_file
 from m4c.scheme import CALIBRATED, Given, Grids
 from m4c.slots import Slot

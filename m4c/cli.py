@@ -11,7 +11,7 @@ import typer
 from m4c import __version__, gating, options
 
 if TYPE_CHECKING:
-    from m4c.request import Request
+    pass
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -82,6 +82,7 @@ def export(
     size: options.Size = None,
     jobs: options.Jobs = 0,
     max_rss: options.MaxRss = None,
+    store: options.StoreAt = None,
     dry_run: options.DryRun = False,
     out: options.Out = Path("m4-bundle"),
     as_json: options.Json = False,
@@ -89,6 +90,7 @@ def export(
     """Compile sub-models, or an ONNX file, into a verified bundle."""
     from m4c.adapters.given import adapters as given_adapters
     from m4c.errors import UsageError
+    from m4c.exporting import export_bundle
     from m4c.request import Request
     from m4c.scheme import scheme
     from m4c.selection import require_dimensions, require_sizes, selected_submodels
@@ -132,39 +134,7 @@ def export(
             () if files else selected_submodels(names),
         ),
     )
-    _export(request, out, jobs, max_rss, dry_run, as_json)
-
-
-def _export(
-    request: "Request", out: Path, jobs: int, max_rss: str | None, dry_run: bool, as_json: bool
-) -> None:
-    """Compile with a progress bar on stderr, then show the bundle on stdout; ``dry_run``: show what that needs alone."""
-    import dataclasses
-
-    from m4c.compile import compile_bundle
-    from m4c.memory_limit import limited, size
-    from m4c.resources import estimate, require_disk, room
-    from m4c.selection import selected_submodels
-    from m4c.terminal import ProgressBar, show_bundle, show_json
-
-    limit = size(max_rss) if max_rss else None
-    if limit or dry_run or not room(request, out):
-        found = estimate(request, jobs, limit)
-        if limit or dry_run:
-            sys.stderr.write(f"{found}\n")
-        require_disk(out, found.disk_bytes)
-        jobs = found.jobs
-        if dry_run:
-            if as_json:
-                show_json(dataclasses.asdict(found))
-            return
-    bar = ProgressBar(1 if request.model else len(selected_submodels(request.submodels)))
-    with limited(limit), bar as progress:
-        manifest = compile_bundle(request, out, progress, jobs)
-    if as_json:
-        show_json({"bundle": str(out), **dataclasses.asdict(manifest)})
-    else:
-        show_bundle(manifest, out)
+    export_bundle(request, out, jobs, max_rss, dry_run, store, as_json)
 
 
 @app.command()
@@ -180,7 +150,7 @@ def sensitivity(
     as_json: options.Json = False,
 ) -> None:
     """Rank the matrices of a sub-model by what rounding costs them, the worst first; nothing is written."""
-    from m4c.compile import open_sources
+    from m4c.assemble import open_sources
     from m4c.errors import UsageError
     from m4c.models import require_submodel
     from m4c.request import Request

@@ -1,184 +1,116 @@
-"""The driver: sub-models become graphs, graphs become artifacts (:mod:`m4c.build`), and all of it a bundle with a manifest."""
+"""The driver: every sub-model is taken from where it was finished before, or compiled; all of it is a bundle with a manifest.
+
+Imports no torch: a bundle of which nothing changed is there without it.
+"""
 
 import importlib.metadata
-import shutil
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from m4c import __version__, tasks
-from m4c.allocator import give_back
-from m4c.artifact import Artifact, record_artifact
-from m4c.build import Site, compile_graph
-from m4c.bundle import (
-    FileRecord,
-    Manifest,
-    SubmodelRecord,
-    host_folder,
-    record_file,
-    write_manifest,
-)
-from m4c.checkpoints import open_checkpoint
-from m4c.float_graphs import FloatGraphs
-from m4c.models.graph import Submodel
+from m4c.bundle import Manifest, SubmodelRecord, write_manifest
 from m4c.parallel import in_processes
 from m4c.progress import Progress
+from m4c.recipe import Hashes, key, recipe, request_key, subjects
 from m4c.request import Request
-from m4c.selection import selected_graphs, selected_submodels
-from m4c.source import OnnxSource, TorchSource
-from m4c.staging import begin, read_finished, request_key, staged, write_finished
-from m4c.weight_file import WeightFile
+from m4c.staging import read_finished, staged, write_finished
+from m4c.store import Recipe, Store, memory, open_store
 
 TOOLS = ("ai-edge-litert", "onnx_ir", "onnxruntime", "onnxscript", "torch", "transformers", "diffusers")
 
 
-def compile_bundle(request: Request, out: Path, progress: Progress, jobs: int = 1) -> Manifest:
-    """Compile what ``request`` asks for into a bundle at ``out``, which appears only when it is complete and verified."""
-    with staged(out, request_key(request, out, TOOLS)) as folder:
-        if request.model is not None:
-            submodels = [_compile_onnx(request, request.model, folder, progress)]
-        else:
-            work = partial(_once, request, folder)
-            submodels = in_processes(work, selected_submodels(request.submodels), progress, jobs)
+def compile_bundle(
+    request: Request,
+    out: Path,
+    progress: Progress,
+    jobs: int = 1,
+    store: str | None = None,
+    told: Callable[[str], None] = lambda line: None,
+) -> Manifest:
+    """Compile what ``request`` asks for into a bundle at ``out``, which appears only when it is complete and verified.
+
+    Sub-models that ``store`` has are taken from there, and what is compiled is kept there; ``told`` gets a line for each that
+    says which and why.
+    """
+    with staged(out, request_key(request, out)) as folder:
+        names = subjects(request)
+        kept = _Kept(open_store(store), request, names, store) if store else None
+        records = {}
+        for name in names:
+            record = _finished(name, folder, out, kept, told)
+            if record is not None:
+                records[name] = record
+                _tell_done(record, progress)
+        missing = [name for name in names if name not in records]
+        work = partial(_compile, request, folder, store, kept.recipes if kept else {})
+        records |= zip(missing, in_processes(work, missing, progress, jobs), strict=True)
+        submodels = tuple(records[name] for name in names)
         manifest = Manifest(
             preset=None if request.model else request.preset,
             target=request.target.name,
             tools={"m4c": __version__, **{tool: importlib.metadata.version(tool) for tool in TOOLS}},
-            submodels=tuple(submodels),
+            submodels=submodels,
             routes=tasks.routes({graph.name for submodel in submodels for graph in submodel.graphs}),
         )
         write_manifest(manifest, folder)
     return manifest
 
 
-def _once(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
-    """Compile a sub-model, unless an earlier export into ``folder`` completed it."""
+class _Kept:
+    """What a store has of a request."""
+
+    def __init__(self, store: Store, request: Request, names: list[str], where: str) -> None:
+        """Work out the recipe of each sub-model."""
+        known = Hashes(memory(where))
+        self.store = store
+        self.recipes: dict[str, Recipe] = {name: recipe(request, name, known) for name in names}
+
+
+def _finished(
+    name: str, folder: Path, out: Path, kept: _Kept | None, told: Callable[[str], None]
+) -> SubmodelRecord | None:
+    """Return a sub-model that an earlier export into ``folder`` completed, or that is kept, None if it is to be compiled."""
     record = read_finished(folder, name)
-    if record is not None:
-        for graph in record.graphs:
-            progress.finished(graph.name)
-        progress.completed(name)
+    if record is not None or kept is None:
         return record
-    record = compile_submodel(request, folder, name, progress)
+    made = kept.recipes[name]
+    record = kept.store.find(key(made), folder, out)
+    if record is None:
+        changed = kept.store.changed(name, made)
+        told(
+            f"{name}: compiled, "
+            + (f"another {' and '.join(changed)}" if changed else "not in the store yet")
+        )
+        return None
+    told(f"{name}: taken from the store")
     write_finished(folder, record)
     return record
 
 
-def compile_submodel(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
-    """Compile the selected graphs of one sub-model into ``folder``; they share one file of weights."""
-    progress.stage(name, "build")
-    submodel, path, sources = open_sources(request, name)
-    artifacts = compile_sources(request, sources, folder / "graphs" / name, progress)
-    weights = _weight_files(folder, name)
-    progress.completed(name)
-    return SubmodelRecord(
-        name=name,
-        weights="checkpoint" if path else f"random, seed {request.seed}",
-        licence=submodel.licence if path else "random weights: no licence",
-        files=(
-            *weights,
-            *_assets(path, submodel, folder),
-            *_genai(request, path, sources, folder),
-        ),
-        host=submodel.facts(path),
-        graphs=tuple(record_artifact(artifact, folder) for artifact in artifacts),
-        **_adapters(request, sources, artifacts, weights, folder),
-    )
+def _tell_done(record: SubmodelRecord, progress: Progress) -> None:
+    """Let the bar count a sub-model that is there already."""
+    for graph in record.graphs:
+        progress.finished(graph.name)
+    progress.completed(record.name)
 
 
-def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, list[Any]]:
-    """Return a sub-model without weights, its checkpoint, and the sources that are selected of it."""
-    from m4c.adapters.folder import open_adapters
-    from m4c.adapters.merge import merged
-    from m4c.checkpoints.random import random_weights
-    from m4c.match import match
-    from m4c.models import build
-    from m4c.skeleton import skeleton
-
-    path = request.checkpoint(name)
-    with skeleton():
-        submodel = build(name, request.preset, path, request.context_length)
-    checkpoint = open_checkpoint(path) if path else random_weights(submodel.source, request.seed)
-    weights = match(submodel, checkpoint)
-    facts = submodel.facts(path)
-    adapters = tuple(open_adapters(request.adapters, submodel, weights))
-    unmerged = None
-    if request.adapters and not request.adapters.separate:
-        weights, unmerged = merged(weights, adapters), weights
-    sources = [
-        TorchSource(graph, weights, request.dynamic, submodel, facts, unmerged, adapters)
-        for graph in selected_graphs(request.submodels, submodel, request.dialect or "")
-    ]
-    return submodel, path, sources
-
-
-def _compile_onnx(request: Request, path: Path, folder: Path, progress: Progress) -> SubmodelRecord:
-    """Compile an ONNX file as a sub-model of one graph."""
-    name = path.stem
-    artifacts = compile_sources(request, [OnnxSource(path)], folder / "graphs" / name, progress)
-    graphs = tuple(record_artifact(artifact, folder) for artifact in artifacts)
-    progress.completed(name)
-    return SubmodelRecord(name, f"in {path.name}", "as the file's", _weight_files(folder, name), {}, graphs)
-
-
-def compile_sources(request: Request, sources: list[Any], graphs: Path, progress: Progress) -> list[Artifact]:
-    """Compile ``sources`` into the folder ``graphs`` of a bundle."""
-    give_back()
-    begin(graphs)
-    with WeightFile(graphs / "weights.bin", journaled=True) as weights, FloatGraphs() as floats:
-        site = Site(request, weights, floats, graphs, progress)
-        compiled = []
-        for source in sources:
-            compiled.append(compile_graph(site, source))
-            progress.finished(source.name)
-    return compiled
-
-
-def _adapters(
+def _compile(
     request: Request,
-    sources: list[Any],
-    artifacts: list[Artifact],
-    weights: tuple[FileRecord, ...],
     folder: Path,
-) -> dict[str, Any]:
-    """Return what the record of a sub-model says of its adapters, whose files are written now."""
-    if request.adapters is None or not sources or not sources[0].adapters:
-        return {}
-    from m4c.adapters.records import adapter_fields
+    store: str | None,
+    recipes: dict[str, Recipe],
+    name: str,
+    progress: Progress,
+) -> SubmodelRecord:
+    """Compile a sub-model, or the ONNX file of the request, into ``folder``, and keep it."""
+    from m4c.assemble import compile_onnx, compile_submodel
 
-    return adapter_fields(sources[0].adapters, request.adapters.separate, artifacts, weights, folder)
-
-
-def _weight_files(folder: Path, submodel: str) -> tuple[FileRecord, ...]:
-    """Return the record of the weights that the ONNX graphs of a sub-model share, if it has such graphs."""
-    path = folder / "graphs" / submodel / "weights.bin"
-    return (record_file(folder, path),) if path.exists() else ()
-
-
-def _genai(
-    request: Request, weights: Path | None, sources: list[Any], folder: Path
-) -> tuple[FileRecord, ...]:
-    """Write what onnxruntime-genai wants beside its graph, if there is one among ``sources``."""
-    if request.dialect != "genai" or not sources or sources[0].graph.dialect != "genai":
-        return ()
-    from m4c.genai import write_genai
-    from m4c.models.llama_sizes import LlamaSizes
-
-    source = sources[0]
-    stated = LlamaSizes.from_library(source.graph.module.source.config)
-    sizes = replace(stated, context=request.context_length)
-    return write_genai(folder, sizes, f"graphs/{source.name}.onnx", weights)
-
-
-def _assets(weights: Path | None, submodel: Submodel, folder: Path) -> tuple[FileRecord, ...]:
-    """Copy the files that the host needs from beside the weights, as far as they are there."""
-    copied = []
-    for name in submodel.assets:
-        found = weights / name if weights is not None and weights.is_dir() else None
-        if found is not None and found.is_file():
-            kept = host_folder(folder, submodel.name) / name
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(found, kept)
-            copied.append(record_file(folder, kept))
-    return tuple(copied)
+    if request.model is not None:
+        record = compile_onnx(request, request.model, folder, progress)
+    else:
+        record = compile_submodel(request, folder, name, progress)
+    write_finished(folder, record)
+    if store is not None:
+        open_store(store).keep(key(recipes[name]), recipes[name], record, folder)
+    return record

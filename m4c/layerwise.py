@@ -14,9 +14,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from m4c.blockwise import BlockwiseWeight, Grid
+from m4c.blockwise import BlockwiseWeight
 from m4c.eager import streamed
 from m4c.errors import M4CError, NumbersError, UsageError
+from m4c.grid import Grid
 from m4c.models.graph import Graph
 from m4c.progress import Progress
 from m4c.rounding.gptq import DAMPING, Feedback, feedback, quantize

@@ -176,6 +176,15 @@ MaxRss = Annotated[
     str | None,
     typer.Option(metavar="SIZE", help="Memory that must do, such as 1GiB; beyond it the export ends."),
 ]
+StoreAt = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="PLACE",
+        envvar="M4C_STORE",
+        help="A folder, or a URL that fsspec knows: finished sub-models are taken from there, and kept there.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what it will need, and write nothing.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")]
 

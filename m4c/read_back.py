@@ -9,7 +9,8 @@ import onnx_ir as ir
 import torch
 
 from m4c import read_back_tflite
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles, whole
+from m4c.blockwise import Blocks, BlockwiseWeight, from_nibbles, whole
+from m4c.grid import Grid
 from m4c.rewrite import PARTS, attribute
 from m4c.targets.emit_tflite import SIGNATURE
 from m4c.weights import Array, Recipe, array

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles, whole
+from m4c.blockwise import Blocks, BlockwiseWeight, from_nibbles, whole
+from m4c.grid import Grid
 from m4c.targets.emit_tflite.flat import SIGNATURE, ByChannel, Grouped
 from m4c.targets.emit_tflite.opened import Opened
 from m4c.weights import Array, Recipe, array, part

@@ -1,13 +1,17 @@
-"""The recipe of a sub-model: all that its bytes depend on, by content. Equal recipes make equal bytes; imports no torch."""
+"""What the bytes of a bundle depend on: the recipe of each sub-model, by content, and the key of a whole request, by times.
+
+Equal recipes make equal bytes. The key is quick to work out and is for an export that continues another. Imports no torch.
+"""
 
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ import m4c
 from m4c.hashing import sha256
 from m4c.models import CACHED
 from m4c.request import Request
-from m4c.staging import files
+from m4c.selection import selected_submodels
 from m4c.targets.profile import Target
 
 OF_THE_CACHE = ("context_length", "cache_type")
@@ -27,6 +31,11 @@ BY_CONTENT = ("submodels", "model", "weights", "calibration", "adapters", "targe
 
 RACY_SECONDS = 2.0
 """A file that was changed so recently may change again without another time of change."""
+
+
+def subjects(request: Request) -> list[str]:
+    """Return what a request compiles: sub-models, or the name of its ONNX file."""
+    return selected_submodels(request.submodels) if request.model is None else [request.model.stem]
 
 
 def recipe(request: Request, submodel: str, known: "Hashes") -> dict[str, Any]:
@@ -42,6 +51,7 @@ def recipe(request: Request, submodel: str, known: "Hashes") -> dict[str, Any]:
         **{name: _plain(value) for name, value in fields.items() if name not in left_out},
         "graphs": sorted(name for name in request.submodels if name.partition("/")[0] == submodel),
         "target": request.target.digest,
+        "model": _of_model(request.model, known),
         "weights": known.folder(checkpoint),
         "calibration": request.calibration if _is_word(request) else known.folder(_path(request.calibration)),
         "adapters": None
@@ -53,6 +63,17 @@ def recipe(request: Request, submodel: str, known: "Hashes") -> dict[str, Any]:
         "m4c": own_digest(),
         **libraries(),
     }
+
+
+def _of_model(path: Path | None, known: "Hashes") -> dict[str, str] | None:
+    """Return the hashes of an ONNX file and of the files that have its weights."""
+    if path is None:
+        return None
+    from m4c.onnx_file import read_proto
+
+    said = (entry for tensor in read_proto(path).graph.initializer for entry in tensor.external_data)
+    beside = {path.parent / entry.value for entry in said if entry.key == "location"}
+    return {file.name: known.file(file) for file in (path, *sorted(beside)) if file.is_file()}
 
 
 def key(made: Mapping[str, Any]) -> str:
@@ -87,6 +108,55 @@ class Hashes:
             note.parent.mkdir(parents=True, exist_ok=True)
             note.write_text(made)
         return made
+
+
+def request_key(request: Request, out: Path) -> str:
+    """Return 16 hexadecimal digits that are the same whenever the bundle would have the same bytes.
+
+    They tell the request, m4c itself, the versions of all that it depends on, and path, size and time of change of every file
+    that is read. Nothing at or beside ``out`` with its name counts as such.
+    """
+    read = [path for path in (request.weights, request.calibration and Path(request.calibration)) if path]
+    read += [Path(one.path) for one in request.adapters.given] if request.adapters else []
+    given = [file for path in read for file in files(path)]
+    if request.model is not None:  # its weights may lie beside it
+        given += [p for p in request.model.resolve().parent.iterdir() if p.is_file() and p.name[0] != "."]
+    mine = str(out.resolve())
+    fields = {field.name: _plain(getattr(request, field.name)) for field in dataclasses.fields(request)}
+    facts = {
+        "request": fields,
+        "tools": {"m4c": m4c.__version__, **libraries()},
+        "files": sorted(_stat(p) for p in (*_own(), *given) if not str(p.resolve()).startswith(mine)),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _own() -> list[Path]:
+    """Return the files of m4c itself: another state of them may make other bytes under the same version."""
+    return [
+        path
+        for path in _walk(Path(m4c.__file__).parent)
+        if path.suffix in (".py", ".toml", ".json", ".safetensors")
+    ]
+
+
+def files(path: Path) -> list[Path]:
+    """Return the file ``path``, or all files of that folder; hidden ones, which hold no weights, are left out."""
+    if not path.is_dir():
+        return [path] if path.exists() else []
+    return list(_walk(path))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files below ``folder``, links followed, none of them hidden."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root) / name for name in names if not name.startswith("."))
+
+
+def _stat(path: Path) -> tuple[str, int, int]:
+    found = path.stat()
+    return str(path.resolve()), found.st_size, found.st_mtime_ns
 
 
 @cache
@@ -127,6 +197,8 @@ def _plain(value: object) -> object:
     match value:
         case frozenset():
             return sorted(value)
+        case Path():
+            return str(value.resolve())
         case Target():
             return value.digest
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):

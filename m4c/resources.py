@@ -5,7 +5,6 @@ counts. So sizes are those of the export itself, but for integers, whose passes 
 """
 
 import math
-import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -15,17 +14,17 @@ from typing import Any
 import onnx_ir as ir
 
 from m4c.ahead import AHEAD, workers
+from m4c.assemble import open_sources
 from m4c.build import pipeline_for
-from m4c.compile import open_sources
 from m4c.errors import UsageError
 from m4c.parallel import in_processes, processes
+from m4c.plan import plan
 from m4c.precisions import BITS, HALF, INTEGER
 from m4c.progress import Progress, Silent
-from m4c.request import Request, plan
+from m4c.request import Request
 from m4c.segments import SEGMENT_BYTES, in_rows
 from m4c.selection import selected_submodels
 from m4c.source import OnnxSource, Source
-from m4c.staging import files
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
 from m4c.weight_file import ALIGNMENT, PIECE, WeightFile
 from m4c.weight_file import Progress as Written
@@ -68,13 +67,6 @@ MANIFEST_BYTES, GRAPH_BYTES, PORT_BYTES = 2000, 450, 280
 
 TEMPORARY = 16 << 20
 """Bytes on disk beside the bundle itself: the graphs of segments."""
-
-
-SMALL, LARGE = 1 << 30, 50 << 30
-"""Bytes on disk that all of m4-nano, and all of m4, never reach in any precision."""
-
-FROM_PACKED = 9
-"""Bytes that one of a checkpoint can become: 4-bit weights in float32, and a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,35 +241,3 @@ def _vector_bytes(request: Request, source: Source) -> int:
     made = sum(math.prod(port.sized(sizes)) * 4 for port in source.outputs)
     ports = len(source.inputs) + len(source.outputs)
     return sum(value.nbytes for value in inputs.values()) + made + GRAPH_BYTES + PORT_BYTES * ports
-
-
-def room(request: Request, out: Path) -> bool:
-    """Return whether so much disk is free that nobody needs to count: more than the preset, or what is given, can become."""
-    given = sum(
-        file.stat().st_size for path in (request.weights, request.model) if path for file in files(path)
-    )
-    whole = LARGE if not given and request.preset != "m4-nano" else SMALL
-    return _free(out) > whole + FROM_PACKED * given
-
-
-def require_disk(out: Path, needed: int) -> None:
-    """Raise unless ``needed`` bytes are free where ``out`` will be.
-
-    Raises:
-        UsageError: if there is less.
-    """
-    free = _free(out)
-    if free < needed:
-        raise UsageError(
-            f"the export needs {needed / 1e6:.0f} MB of disk, {free / 1e6:.0f} MB are free",
-            where=str(out),
-            fix="free some, or give -o a folder on another disk",
-        )
-
-
-def _free(out: Path) -> int:
-    """Return the free bytes where ``out`` will be; what an earlier export left there counts as free."""
-    final = out.resolve()
-    folder = next(parent for parent in final.parents if parent.is_dir())
-    left = final.parent.glob(f"{final.name}.partial-*/**/*") if final.parent.is_dir() else ()
-    return shutil.disk_usage(folder).free + sum(path.stat().st_size for path in left if path.is_file())

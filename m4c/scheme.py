@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
-from m4c.blockwise import BlockwiseWeight, Grid, Method
 from m4c.errors import UsageError
+from m4c.grid import Grid
 from m4c.precisions import BITS
-from m4c.rounding.hqq import half_quadratic
-from m4c.rounding.rtn import round_to_nearest
 
-METHODS: Mapping[str, Method] = {"rtn": round_to_nearest, "hqq": half_quadratic}
-"""Methods that need the weights alone."""
+if TYPE_CHECKING:
+    from m4c.blockwise import BlockwiseWeight, Method
+
+METHODS = ("rtn", "hqq")
+"""Methods that need the weights alone; :data:`m4c.rounding.methods.METHODS` has their functions."""
 
 CALIBRATED = "gptq"
 """The method that needs calibration samples."""
@@ -68,9 +70,11 @@ class Scheme:
                 )
 
     @property
-    def rounding(self) -> Method:
+    def rounding(self) -> "Method":
         """The method for matrices that no samples reach: of the head of a gptq build, say, and to measure errors by."""
-        return METHODS["rtn" if self.method == CALIBRATED else self.method]
+        from m4c.rounding import methods
+
+        return methods.METHODS["rtn" if self.method == CALIBRATED else self.method]
 
     def grid(self, name: str, inputs: int, *, table: bool = False) -> Grid | None:
         """Return the grid of the matrix ``name`` with ``inputs`` inputs, or None if it stays as it is.
@@ -162,7 +166,7 @@ def scheme(
     return Scheme(BITS[precision], group, symmetric, method, tuple(pairs), bits_budget)
 
 
-Given = Mapping[str, BlockwiseWeight]
+Given = Mapping[str, "BlockwiseWeight"]
 """Matrices that were quantized before: by a calibrated method, or where the checkpoint came from."""
 
 Grids = Mapping[str, Grid]

@@ -6,91 +6,25 @@ same place removes it. A lock keeps two exports from building for one place at o
 
 import dataclasses
 import fcntl
-import hashlib
-import importlib.metadata
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import m4c
 from m4c.bundle import MANIFEST, SubmodelRecord, record_file
 from m4c.errors import UsageError
 from m4c.journal import SUFFIX
 from m4c.record import from_json
-from m4c.request import Request
-from m4c.targets.profile import Target
 
 WEIGHTS = "weights.bin"
 FINISHED = "finished.json"
 
 WORTH = 64 << 20
 """Bytes of finished weights for which a failed export leaves its folder; to make less again costs a second or two."""
-
-
-def request_key(request: Request, out: Path, tools: Sequence[str]) -> str:
-    """Return 16 hexadecimal digits that are the same whenever the bundle would have the same bytes.
-
-    They tell the request, m4c itself, the versions of ``tools``, and path, size and time of change of every file that is read.
-    Nothing at or beside ``out`` with its name counts as such.
-    """
-    read = [path for path in (request.weights, request.calibration and Path(request.calibration)) if path]
-    read += [Path(one.path) for one in request.adapters.given] if request.adapters else []
-    given = [file for path in read for file in files(path)]
-    if request.model is not None:  # its weights may lie beside it
-        given += [p for p in request.model.resolve().parent.iterdir() if p.is_file() and p.name[0] != "."]
-    mine = str(out.resolve())
-    facts = {
-        "request": {
-            field.name: _plain(getattr(request, field.name)) for field in dataclasses.fields(request)
-        },
-        "tools": {"m4c": m4c.__version__} | {tool: importlib.metadata.version(tool) for tool in tools},
-        "files": sorted(_stat(p) for p in (*_own(), *given) if not str(p.resolve()).startswith(mine)),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _own() -> list[Path]:
-    """Return the files of m4c itself: another state of them may make other bytes under the same version."""
-    return [path for path in _walk(Path(m4c.__file__).parent) if path.suffix == ".py"]
-
-
-def _plain(value: object) -> object:
-    """Return an option as JSON has it, the same in every process."""
-    match value:
-        case frozenset():
-            return sorted(value)
-        case Path():
-            return str(value.resolve())
-        case Target():
-            return value.digest
-        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return dataclasses.asdict(value)
-        case _:
-            return value
-
-
-def files(path: Path) -> list[Path]:
-    """Return the file ``path``, or all files of that folder; hidden ones, which hold no weights, are left out."""
-    if not path.is_dir():
-        return [path] if path.exists() else []
-    return list(_walk(path))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield all files below ``folder``, links followed, none of them hidden."""
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root) / name for name in names if not name.startswith("."))
-
-
-def _stat(path: Path) -> tuple[str, int, int]:
-    found = path.stat()
-    return str(path.resolve()), found.st_size, found.st_mtime_ns
 
 
 @contextmanager

@@ -225,6 +225,11 @@ def open_store(where: str) -> Store:
     return Store(Folder(Path(where)))
 
 
+def memory(where: str) -> Path | None:
+    """Return where a store remembers the hashes of files on this machine, None if it lies elsewhere."""
+    return None if "://" in where else Path(where) / "hashes"
+
+
 def _linked(file: FileRecord, replaced: Path, path: Path) -> bool:
     """Make ``path`` the file of that name in the bundle ``replaced``, if that is as it was; it has one name again soon."""
     held = replaced / file.path

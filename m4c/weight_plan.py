@@ -7,8 +7,9 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
-from m4c.blockwise import BlockwiseWeight, Grid
+from m4c.blockwise import BlockwiseWeight
 from m4c.errors import UsageError
+from m4c.grid import Grid
 from m4c.host.text import JsonTokenizer
 from m4c.layerwise import calibrate
 from m4c.progress import Progress

@@ -9,7 +9,9 @@ from m4c.rewrite import bypass
 def offers(model: ir.Model) -> list[tuple[ir.Value, ir.Value]]:
     """Return each norm and what was offered for it; after this nothing is marked as an offer any more."""
     values = {str(o.name): o for node in model.graph for o in node.outputs}
-    return [(values[v.metadata_props.pop(INSTEAD)], v) for v in values.values() if INSTEAD in v.metadata_props]
+    return [
+        (values[v.metadata_props.pop(INSTEAD)], v) for v in values.values() if INSTEAD in v.metadata_props
+    ]
 
 
 def made_by(value: ir.Value, index: int) -> ir.Value:

@@ -7,13 +7,15 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, Method, piece
+from m4c.blockwise import Blocks, BlockwiseWeight, Method, piece
 from m4c.errors import UnsupportedError
+from m4c.grid import Grid
 from m4c.model import module_path
 from m4c.pipeline import Note, Pass, Result
 from m4c.rewrite import Replacement, attribute
+from m4c.rounding.methods import METHODS
 from m4c.scales import CONVOLUTIONS
-from m4c.scheme import LEAST_OUTPUTS, LITERT_GROUPS, METHODS, Given, Grids, Scheme
+from m4c.scheme import LEAST_OUTPUTS, LITERT_GROUPS, Given, Grids, Scheme
 from m4c.weights import (
     Folded,
     Sliced,

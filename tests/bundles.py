@@ -45,6 +45,13 @@ def copied(tmp_path: Path) -> Copy:
     return copy
 
 
+def digests(bundle: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a bundle, by its path in it."""
+    return {
+        str(path.relative_to(bundle)): sha256(path) for path in sorted(bundle.rglob("*")) if path.is_file()
+    }
+
+
 def edit_manifest(bundle: Path, old: str, new: str) -> None:
     """Replace a text that occurs once in the manifest."""
     path = bundle / MANIFEST

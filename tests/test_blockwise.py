@@ -9,8 +9,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, nibbles
+from m4c.blockwise import Blocks, BlockwiseWeight, nibbles
 from m4c.errors import Bug, UsageError
+from m4c.grid import Grid
 from m4c.weights import Array, Recipe, array, part, stretches
 
 GRIDS = [Grid(bits, group, symmetric) for bits in (4, 8) for group in (16, 32) for symmetric in (True, False)]

@@ -16,14 +16,14 @@ LAYERS = (
     "allocator errors hashing json_file sound_onnx onnx_file record progress quiet numerics precisions cache layouts model "
     "runs skeleton slots tasks host",
     "ahead journal origins weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep "
-    "bundle static_cache",
+    "bundle static_cache grid",
     "pipeline quant qdq scales observers host_part",
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",
     "operator_reports",
-    "read_back read_back_tflite float_products float_graphs request staging recipe store resources memory_limit kernels "
-    "held_out verify artifact genai build compile adapters selftest routes terminal",
-    "options reporting gating cli",
+    "read_back read_back_tflite float_products float_graphs request plan staging recipe disk store resources memory_limit "
+    "kernels held_out verify artifact genai build assemble compile adapters selftest routes terminal",
+    "options reporting gating exporting cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
 

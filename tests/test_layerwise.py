@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from m4c import layerwise
-from m4c.blockwise import BlockwiseWeight, Grid
+from m4c.blockwise import BlockwiseWeight
 from m4c.eager import run_eager
 from m4c.errors import NumbersError, UsageError
+from m4c.grid import Grid
 from m4c.host.masks import causal_mask, positions
 from m4c.layerwise import calibrate
 from m4c.models.graph import Graph

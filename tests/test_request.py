@@ -10,7 +10,8 @@ from torch import nn
 from m4c.errors import UsageError
 from m4c.models import build
 from m4c.models.graph import Graph, GraphModule, Port
-from m4c.request import Plan, Request, fall_back, plan
+from m4c.plan import Plan, fall_back, plan
+from m4c.request import Request
 from m4c.scheme import Scheme
 from m4c.skeleton import skeleton
 from m4c.source import OnnxSource, Source, TorchSource

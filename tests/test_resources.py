@@ -11,10 +11,11 @@ from typing import NamedTuple
 import pytest
 
 from m4c.bundle import MANIFEST
+from m4c.disk import require_disk, room
 from m4c.errors import UsageError
 from m4c.memory_limit import limited, resident, size
 from m4c.request import Request
-from m4c.resources import Need, _together, estimate, require_disk, room
+from m4c.resources import Need, _together, estimate
 from m4c.targets.profile import load_target
 from tests.bundles import SMALL
 

@@ -1,7 +1,7 @@
 import pytest
 
-from m4c.blockwise import Grid
 from m4c.errors import UsageError
+from m4c.grid import Grid
 from m4c.scheme import Scheme, scheme
 
 

@@ -13,8 +13,8 @@ from m4c.adapters.separate import factors
 from m4c.cache import narrowed, real
 from m4c.errors import NumbersError
 from m4c.numerics import Difference, held_to, sqnr, worst
+from m4c.plan import Plan
 from m4c.precisions import BITS
-from m4c.request import Plan
 from m4c.slots import Slot
 from m4c.source import Source, TorchSource
 from m4c.verify import FLOAT_FIX, Verification, compared, run_each, with_stored

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from m4c.blockwise import STRETCH, BlockwiseWeight, Grid
+from m4c.blockwise import STRETCH, BlockwiseWeight
 from m4c.checkpoints.configuration import read_configuration
 from m4c.checkpoints.packed import WORD, PackedMatrix
 from m4c.checkpoints.quantization import Awq, Gptq, Settings, settings_of
 from m4c.errors import CheckpointError
+from m4c.grid import Grid
 from m4c.weights import Array, Recipe, array
 
 CODES = ".qweight"

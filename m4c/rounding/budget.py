@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from m4c.ahead import ahead
-from m4c.blockwise import STRETCH, Grid, Method
+from m4c.blockwise import STRETCH, Method
 from m4c.errors import UsageError
+from m4c.grid import Grid
 from m4c.weights import Array, part, stretches
 
 

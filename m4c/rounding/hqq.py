@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from m4c.blockwise import Blocks, Grid
+from m4c.blockwise import Blocks
+from m4c.grid import Grid
 from m4c.rounding.rtn import round_to_nearest
 from m4c.weights import spans
 

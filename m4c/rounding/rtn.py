@@ -10,7 +10,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from m4c.blockwise import Blocks, Grid
+from m4c.blockwise import Blocks
+from m4c.grid import Grid
 from m4c.weights import Array
 
 SHRINKS = {4: (1.0, 8 / 7, 0.9, 0.8), 8: (1.0, 128 / 127)}

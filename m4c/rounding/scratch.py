@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, from_nibbles, nibbles
+from m4c.blockwise import Blocks, BlockwiseWeight, from_nibbles, nibbles
+from m4c.grid import Grid
 from m4c.weights import Array
 
 

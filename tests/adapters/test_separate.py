@@ -17,8 +17,9 @@ from m4c import cli
 from m4c.adapters.contract import BASE, file_name
 from m4c.adapters.given import Adapters, Given
 from m4c.adapters.off import require_base
+from m4c.assemble import open_sources
 from m4c.bundle import MANIFEST, GraphRecord, read_manifest
-from m4c.compile import compile_bundle, open_sources
+from m4c.compile import compile_bundle
 from m4c.errors import NumbersError
 from m4c.numerics import difference
 from m4c.progress import Silent

@@ -81,13 +81,17 @@ BLOCKS: dict[str, Block] = {
         _tokens("a = MatMul(x, up) b = Gelu(a) y = MatMul(b, down)"), {"up": (32, 64), "down": (64, 32)}
     ),
     "gated MLP": Block(
-        _tokens("g = MatMul(x, gate) s = Sigmoid(g) a = Mul(g, s) u = MatMul(x, up) h = Mul(a, u) y = MatMul(h, down)"),
+        _tokens(
+            "g = MatMul(x, gate) s = Sigmoid(g) a = Mul(g, s) u = MatMul(x, up) h = Mul(a, u) y = MatMul(h, down)"
+        ),
         {"gate": (32, 64), "up": (32, 64), "down": (64, 32)},
     ),
     "layer norm": Block(_tokens("y = LayerNormalization(x, gain, zeros)"), {"gain": GAIN, "zeros": ZEROS}),
     "RMS norm": Block(_tokens(RMS), {"last": LAST, "tiny": TINY, "gain": GAIN}),
     "norm, MLP, residual": Block(
-        _tokens("n = LayerNormalization(x, gain, zeros) a = MatMul(n, up) b = Gelu(a) c = MatMul(b, down) y = Add(x, c)"),
+        _tokens(
+            "n = LayerNormalization(x, gain, zeros) a = MatMul(n, up) b = Gelu(a) c = MatMul(b, down) y = Add(x, c)"
+        ),
         {"gain": GAIN, "zeros": ZEROS, "up": (32, 64), "down": (64, 32)},
     ),
     "norm of clips": Block(
@@ -96,7 +100,9 @@ BLOCKS: dict[str, Block] = {
     ),
     "group norm": Block(_image(f"g = Reshape(x, parts) {GROUPS} y = Identity(b)"), GROUPED),
     "convolution, norm, SiLU, residual": Block(
-        _image(f"c = Conv<{SAME}>(x, k) g = Reshape(c, parts) {GROUPS} s = Sigmoid(b) a = Mul(b, s) y = Add(x, a)"),
+        _image(
+            f"c = Conv<{SAME}>(x, k) g = Reshape(c, parts) {GROUPS} s = Sigmoid(b) a = Mul(b, s) y = Add(x, a)"
+        ),
         GROUPED | {"k": KERNEL},
     ),
     "down by a stride": Block(

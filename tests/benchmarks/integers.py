@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from m4c.assemble import open_sources
 from m4c.bundle import GraphRecord, read_manifest
-from m4c.compile import open_sources
 from m4c.numerics import sqnr
 from m4c.request import Request
 from m4c.runners import open_runner

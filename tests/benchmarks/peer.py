@@ -23,7 +23,8 @@ from m4c.eager import as_torch
 from m4c.match import match
 from m4c.models import build
 from m4c.models.graph import Graph
-from m4c.request import Request, plan
+from m4c.plan import plan
+from m4c.request import Request
 from m4c.runners import from_stored, to_stored
 from m4c.source import TorchSource
 from m4c.targets.emit_tflite import to_tflite

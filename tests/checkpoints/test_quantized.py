@@ -12,9 +12,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from m4c.blockwise import BlockwiseWeight, Grid
+from m4c.blockwise import BlockwiseWeight
 from m4c.checkpoints import open_checkpoint
 from m4c.errors import CheckpointError
+from m4c.grid import Grid
 from m4c.weights import Recipe, array
 from tests.checkpoints.packing import awq, awq_settings, gptq, gptq_settings, made, put
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from m4c.compile import open_sources
+from m4c.assemble import open_sources
 from m4c.passes import for_format
 from m4c.request import Request
 from m4c.targets.emit_tflite import to_tflite

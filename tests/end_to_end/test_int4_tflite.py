@@ -9,9 +9,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from m4c import cli
+from m4c.assemble import open_sources
 from m4c.blockwise import BlockwiseWeight
 from m4c.bundle import Manifest, read_manifest
-from m4c.compile import compile_bundle, open_sources
+from m4c.compile import compile_bundle
 from m4c.errors import BundleError, NumbersError
 from m4c.numerics import sqnr
 from m4c.progress import Silent

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from m4c.blockwise import Grid
+from m4c.grid import Grid
 from m4c.model import fingerprint
 from m4c.numerics import difference, sqnr
 from m4c.passes.fold_weights import FoldWeights

@@ -8,8 +8,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid
+from m4c.blockwise import Blocks, BlockwiseWeight
 from m4c.errors import UsageError
+from m4c.grid import Grid
 from m4c.model import fingerprint
 from m4c.numerics import difference
 from m4c.passes.fold_weights import FoldWeights

@@ -4,7 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from m4c.blockwise import BlockwiseWeight, Grid, stacked
+from m4c.blockwise import BlockwiseWeight, stacked
+from m4c.grid import Grid
 from m4c.model import fingerprint
 from m4c.numerics import difference
 from m4c.passes.pack_matmul import PackMatMul

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from m4c.blockwise import Blocks, Grid
+from m4c.blockwise import Blocks
+from m4c.grid import Grid
 from m4c.weights import Array
 
 GRIDS = [

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m4c.blockwise import Blocks, Grid
+from m4c.blockwise import Blocks
 from m4c.errors import UsageError
+from m4c.grid import Grid
 from m4c.rounding.budget import Sensitivity, sensitivity, spend
 from m4c.rounding.rtn import round_to_nearest
 from m4c.weights import Array, lazy

@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from m4c.blockwise import Blocks, Grid
+from m4c.blockwise import Blocks
 from m4c.errors import NumbersError
+from m4c.grid import Grid
 from m4c.rounding.gptq import feedback, gptq
 from m4c.rounding.rtn import round_to_nearest
 from m4c.weights import Array

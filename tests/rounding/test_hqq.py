@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from m4c.blockwise import Grid
+from m4c.grid import Grid
 from m4c.rounding import hqq
 from m4c.rounding.hqq import NORM, half_quadratic
 from m4c.rounding.rtn import round_to_nearest

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from m4c.blockwise import Grid
+from m4c.grid import Grid
 from m4c.rounding import rtn
 from m4c.rounding.rtn import round_to_nearest
 from m4c.weights import Array

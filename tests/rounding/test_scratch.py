@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from m4c.blockwise import Grid
+from m4c.grid import Grid
 from m4c.rounding.rtn import round_to_nearest
 from m4c.rounding.scratch import keep
 from tests.rounding.matrices import GRIDS, outliers

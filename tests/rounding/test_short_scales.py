@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from m4c.blockwise import Blocks, BlockwiseWeight, Grid, Method
+from m4c.blockwise import Blocks, BlockwiseWeight, Method
+from m4c.grid import Grid
 from m4c.rounding.hqq import half_quadratic
 from m4c.rounding.rtn import round_to_nearest
 from m4c.weights import Array, array

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as tfl
 from ai_edge_litert.interpreter import Interpreter
 from onnx import TensorProto, helper, numpy_helper
 
-from m4c.compile import open_sources
+from m4c.assemble import open_sources
 from m4c.errors import UsageError
 from m4c.onnx_file import HELD_BYTES
 from m4c.passes import for_format
