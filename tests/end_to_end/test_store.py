@@ -58,7 +58,7 @@ def test_only_what_changed_is_compiled(checkpoints: Path, tmp_path: Path) -> Non
         f"{name}: compiled, another seed" for name in SMALL
     ]
     other = Request(load_target("xnnpack"), SMALL, weights=checkpoints)
-    assert lines(other) == [f"{name}: compiled, another target" for name in SMALL]
+    assert lines(other) == [f"{name}: compiled, another seed and target" for name in SMALL]
 
 
 def test_a_context_is_for_the_sub_model_with_a_cache_alone() -> None:
