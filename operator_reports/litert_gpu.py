@@ -57,7 +57,8 @@ class Answer:
     def reasons(self) -> Mapping[str, tuple[str, ...]]:
         """What it says of the operators that it leaves, by their names."""
         found: dict[str, tuple[str, ...]] = {}
-        for operator, text in REASON.findall(self.said.partition(LISTED)[2]):
+        listed = COUNTED.split(self.said.partition(LISTED)[2])[0]
+        for operator, text in REASON.findall(listed):
             found[operator] = (*found.get(operator, ()), text.strip())
         return found
 
@@ -104,7 +105,7 @@ def _partly(path: Path, graph: Graph, answer: Answer, target: Target) -> Placeme
     """Return where the nodes of a graph are that the delegate takes a part of."""
     foretold = place(graph, target)
     suspect = [node for node in graph.nodes if node.operator in answer.reasons and not _holds_weight(node)]
-    alone = dict(zip((node.index for node in suspect), _alone(path, suspect), strict=True))
+    alone = dict(zip((node.index for node in suspect), _alone(path, graph, suspect), strict=True))
     judged = list(foretold.verdicts)
     for node, verdict in zip(graph.nodes, foretold.verdicts, strict=True):
         found = alone.get(node.index)
@@ -131,8 +132,8 @@ def _holds_weight(node: Node) -> bool:
     return node.operator == "DEQUANTIZE" and first is not None and first.constant and first.dtype == "float16"
 
 
-def _alone(path: Path, nodes: Sequence[Node]) -> list[Answer]:
-    """Return what the delegate does with each of ``nodes`` by itself."""
+def _alone(path: Path, graph: Graph, nodes: Sequence[Node]) -> list[Answer]:
+    """Return what the delegate does with each of ``nodes`` by itself, its stored weights with it."""
     if not nodes:
         return []
     from m4c.targets.emit_tflite.single import single
@@ -141,7 +142,9 @@ def _alone(path: Path, nodes: Sequence[Node]) -> list[Answer]:
         files = []
         for node in nodes:
             files.append(Path(folder) / f"{node.index}.tflite")
-            files[-1].write_bytes(single(path, node.index))
+            makers = [graph.producers.get(tensor) for tensor in node.inputs if tensor is not None]
+            weights = {maker.index for maker in makers if maker is not None and _holds_weight(maker)}
+            files[-1].write_bytes(single(path, [*sorted(weights), node.index]))
         return asked(files)
 
 

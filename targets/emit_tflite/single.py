@@ -1,5 +1,6 @@
-"""One operator of a TFLite file as a file of its own: its stored inputs stay stored, the others are inputs of the graph."""
+"""Some operators of a TFLite file as a file of its own: their stored inputs stay stored, others that none makes are inputs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,28 @@ from m4c.targets.emit_tflite.flat import SIGNATURE
 from m4c.targets.read_tflite import IDENTIFIER
 
 
-def single(path: Path, index: int) -> bytes:
-    """Return the operator ``index`` of the first graph of the file at ``path`` as a file with one signature."""
+def single(path: Path, indices: Sequence[int]) -> bytes:
+    """Return the operators ``indices`` of the first graph of a file as a file, whose outputs are those of the last."""
     held = path.read_bytes()
     model = tfl.ModelT.InitFromObj(tfl.Model.GetRootAs(held, 0))
     graph = model.subgraphs[0]
-    operator = graph.operators[index]
-    kept = sorted({i for i in (*operator.inputs, *operator.outputs) if i >= 0})
+    operators = [graph.operators[index] for index in indices]
+    kept = sorted({i for one in operators for i in (*one.inputs, *one.outputs) if i >= 0})
     place = {old: new for new, old in enumerate(kept)}
     tensors = [graph.tensors[old] for old in kept]
-    code = model.operatorCodes[operator.opcodeIndex]
     buffers = [_inside(model.buffers[tensor.buffer], held) for tensor in tensors]
     model.buffers = [tfl.BufferT(), *buffers]
     for number, tensor in enumerate(tensors, start=1):
         tensor.buffer = number
-    model.operatorCodes, model.metadata, model.metadataBuffer = [code], [], []
-    operator.opcodeIndex = 0
-    operator.inputs = [place.get(i, -1) for i in operator.inputs]
-    operator.outputs = [place[i] for i in operator.outputs]
-    graph.tensors, graph.operators = tensors, [operator]
-    computed = [i for i in operator.inputs if i >= 0 and not _stored(buffers[i])]
-    graph.inputs, graph.outputs = list(dict.fromkeys(computed)), list(operator.outputs)
+    model.metadata, model.metadataBuffer = [], []
+    for one in operators:
+        one.inputs = [place.get(i, -1) for i in one.inputs]
+        one.outputs = [place[i] for i in one.outputs]
+    made = {i for one in operators for i in one.outputs}
+    read = dict.fromkeys(i for one in operators for i in one.inputs if i >= 0)
+    graph.tensors, graph.operators = tensors, operators
+    graph.inputs = [i for i in read if i not in made and not _stored(buffers[i])]
+    graph.outputs = list(operators[-1].outputs)
     model.subgraphs = [graph]
     model.signatureDefs = [_signature(graph)]
     builder = flatbuffers.Builder(1 << 10)

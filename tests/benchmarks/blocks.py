@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from m4c.passes import for_integers
+from m4c.passes import for_format, for_integers, legalized
 from m4c.passes.calibrate import Calibrate
+from m4c.precisions import HALF
 from m4c.targets.emit_tflite import to_tflite
 from tests.integer_graphs import graph
 
@@ -149,8 +150,17 @@ BLOCKS: dict[str, Block] = {
 """By name: attention, MLPs, norms, convolutions and ends of M4's sub-models."""
 
 
-def written(block: Block, path: Path, rewrites: frozenset[str] = frozenset()) -> Path:
-    """Compile a block to int8, as an export does, with ranges from four random inputs: ONNX, or TFLite by its name."""
+def written(
+    block: Block, path: Path, rewrites: frozenset[str] = frozenset(), precision: str = "int8"
+) -> Path:
+    """Compile a block as an export does, with ranges from four random inputs: ONNX, or TFLite by its name.
+
+    It is int8, unless ``precision`` is float16.
+    """
+    if precision == HALF:
+        made, _ = legalized(for_format("tflite"), rewrites).run(block.model())
+        to_tflite(made, path, half=True)
+        return path
     model, rng = block.model(), np.random.default_rng(1)
     shapes = {str(v.name): v.shape.numpy() for v in model.graph.inputs if v.shape is not None}
     samples = [

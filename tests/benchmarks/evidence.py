@@ -5,9 +5,10 @@
         --bundles ethos-u55 qualcomm-htp
 
 Single operators are the graphs that the tests of the TFLite emitter run: every operator that it knows, in several forms. Vela
-takes them as int8 TFLite, QNN as float ONNX. Blocks (:mod:`tests.benchmarks.blocks`) are in int8, for Vela also as they are
-without the target's rewrites. A node is foretold by the profile alone, then looked up in what the compiler made of it; of a
-file that the compiler does not take, every node is refused.
+takes them as int8 TFLite, LiteRT's GPU delegate as float16 TFLite (M4C_GPU_DRIVER=FOLDER), QNN as float ONNX. Blocks
+(:mod:`tests.benchmarks.blocks`) are in int8, for a GPU in float16; where the target has rewrites, also without. A node is
+foretold by the profile alone, then looked up in what the compiler made of it; of a file that the compiler does not take,
+every node is refused.
 """
 
 import argparse
@@ -24,8 +25,10 @@ import onnx_ir as ir
 
 from m4c.bundle import read_manifest
 from m4c.errors import UsageError
-from m4c.operator_reports import qnn, vela
+from m4c.operator_reports.compilers import compiler_of
+from m4c.operator_reports.judged import ASKED
 from m4c.operator_reports.placement import Placement, place
+from m4c.precisions import HALF
 from m4c.targets.emit_tflite import to_tflite
 from m4c.targets.legality import Illegal
 from m4c.targets.profile import Target, load_target
@@ -45,6 +48,7 @@ COMPILERS = {
     "ethos-u55": "Vela 5.2.0",
     "ethos-u65": "Vela 5.2.0",
     "ethos-u85": "Vela 5.2.0",
+    "gpu": "LiteRT 2.3.0, WebGPU on SwiftShader",
     "qualcomm-htp": "onnxruntime-qnn 2.7.0, SM8650",
 }
 """The targets whose compiler is asked."""
@@ -85,12 +89,12 @@ def files(target: Target, folder: Path, bundles: list[Path]) -> Iterator[File]:
     """Write every graph that the compiler of ``target`` is asked about, and find those of bundles."""
     suffix = suffix_of(target)
     for name, case in cases().items():
-        yield File(SETS[0], name, written(case, folder / f"{name}{suffix}"))
+        yield File(SETS[0], name, written(case, folder / f"{name}{suffix}", target))
     runtime = target.runtimes[suffix.removeprefix(".")]
     forms = {"": runtime.rewrites} | ({", as it is": frozenset[str]()} if runtime.rewrites else {})
     for name, block in blocks.BLOCKS.items():
         for form, rewrites in forms.items():
-            path = blocks.written(block, folder / f"{name}{form}{suffix}", rewrites)
+            path = blocks.written(block, folder / f"{name}{form}{suffix}", rewrites, target.precision)
             yield File(SETS[1], f"{name}{form}", path)
     for bundle in bundles:
         for graph in read_manifest(bundle).graphs:
@@ -100,13 +104,16 @@ def files(target: Target, folder: Path, bundles: list[Path]) -> Iterator[File]:
 
 def suffix_of(target: Target) -> str:
     """Return the ending of the files that the compiler of ``target`` takes."""
-    return ".onnx" if "onnx" in target.runtimes else ".tflite"
+    runtime = target.runtimes.get("onnx")
+    return ".onnx" if runtime is not None and runtime.compiler is not None else ".tflite"
 
 
-def written(case: Case, path: Path) -> Path:
-    """Write a case as float ONNX, or as int8 TFLite if ``path`` ends in that."""
+def written(case: Case, path: Path, target: Target) -> Path:
+    """Write a case as ``path`` ends: as float ONNX, or as TFLite, in float16 for a target of that and else in int8."""
     model = one(case)
-    if path.suffix == ".tflite":
+    if path.suffix == ".tflite" and target.precision == HALF:
+        to_tflite(model, path, half=True)
+    elif path.suffix == ".tflite":
         quantized(model, sample(model, np.random.default_rng(0)))
         to_tflite(model, path)
     else:
@@ -118,7 +125,7 @@ def compared(target: Target, file: File) -> list[Compared]:
     """Return every node of a file, as it was foretold and as it was found."""
     onnx = file.path.suffix == ".onnx"
     try:
-        answers = (qnn if onnx else vela).compiled(file.path, target)
+        answers = ASKED[compiler_of(target, "onnx" if onnx else "tflite").name](file.path, target)
     except UsageError as error:
         graphs = (read_onnx if onnx else read_tflite)(file.path)
         foretold = [place(graph, target) for graph in graphs]

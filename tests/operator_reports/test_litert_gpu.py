@@ -80,6 +80,18 @@ def test_what_the_log_says_is_told_of_nodes(split: Path, monkeypatch: pytest.Mon
     assert asked[1] == ["L2_NORMALIZATION"]
 
 
+def test_a_node_is_asked_with_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Build()
+    product = b.op("MatMul", b.weight("w", drawn(16, 32)), b.input("x", 32, 2))
+    to_tflite(b.model(b.op("Relu", product)), tmp_path / "m.tflite", half=True)
+    said = SAID.replace("L2_NORMALIZATION: Operation is not supported.", "BATCH_MATMUL: Not supported")
+    answer = Answer(ERROR, said.replace("3 operations", "1 operations"))
+    asked = answers(monkeypatch, answer, answer)
+    (found,) = compiled(tmp_path / "m.tflite", GPU)
+    assert [node.operator for node in found.delegated] == ["RELU"]
+    assert asked[1] == ["DEQUANTIZE", "BATCH_MATMUL"]
+
+
 def test_counts_that_do_not_agree_are_not_believed(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, Answer(ERROR, SAID.replace("3 operations", "2 operations")), Answer(ERROR, ALONE))
     with pytest.raises(UsageError, match="runs 2 operators, and 3 by what it does with single ones"):
@@ -116,7 +128,7 @@ def test_a_single_operator_computes_what_it_does_in_the_file(
     to_tflite(model, tmp_path / "m.tflite")
     x = rng.standard_normal((2, 16)).astype(np.float32)
     (expected,) = open_runner(tmp_path / "m.tflite").run({"x": x}).values()
-    interpreter = Interpreter(model_content=single(tmp_path / "m.tflite", 1))
+    interpreter = Interpreter(model_content=single(tmp_path / "m.tflite", [1]))
     run = interpreter.get_signature_runner()
     (given,) = run.get_input_details()
     (made,) = run(**{given: np.maximum(x, 0)}).values()
