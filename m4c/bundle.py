@@ -287,6 +287,8 @@ class Manifest:
     submodels: tuple[SubmodelRecord, ...]
     routes: Mapping[str, tuple[str, ...]]
     """Task → the graphs it runs, in order; only tasks whose graphs are all here."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """The options that it was exported with, and what else was given: see :mod:`m4c.rebuild`."""
     schema: int = SCHEMA
 
     @property

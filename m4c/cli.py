@@ -211,16 +211,26 @@ def run(
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Compile it again from its recipe, and compare every byte.")
+    ] = False,
+    weights: options.Weights = None,
+    calibration: options.Calibration = None,
+    adapter: options.Adapter = None,
+    model: Annotated[Path | None, typer.Option(help="The ONNX file that it was exported from.")] = None,
+    target: Annotated[str | None, typer.Option(help="The .toml file of its target.")] = None,
+    jobs: options.Jobs = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Check a bundle: every file against its hash, every artifact against its test vector."""
-    from m4c.bundle import read_manifest
-    from m4c.selftest import selftest
-    from m4c.terminal import show_selftest
+    """Check a bundle: every file against its hash, every artifact against its test vector.
 
-    manifest = read_manifest(bundle)
-    results = selftest(manifest, bundle)
-    show_selftest(results, as_json)
+    What a rebuild needs and a bundle does not hold is given as it was to m4c export.
+    """
+    from m4c.exporting import verify_bundle
+    from m4c.rebuild import Beside
+
+    given = Beside(weights, calibration, model, adapter or (), target)
+    verify_bundle(bundle, rebuild, given, jobs, as_json)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from m4c import __version__, tasks
 from m4c.bundle import Manifest, SubmodelRecord, write_manifest
 from m4c.parallel import in_processes
 from m4c.progress import Progress
-from m4c.recipe import Hashes, key, recipe, request_key, subjects
+from m4c.recipe import Hashes, key, recipe, request_key, stated, subjects
 from m4c.request import Request
 from m4c.staging import read_finished, staged, write_finished
 from m4c.store import Recipe, Store, memory, open_store
@@ -52,6 +52,7 @@ def compile_bundle(
             tools={"m4c": __version__, **{tool: importlib.metadata.version(tool) for tool in TOOLS}},
             submodels=submodels,
             routes=tasks.routes({graph.name for submodel in submodels for graph in submodel.graphs}),
+            recipe=stated(request),
         )
         write_manifest(manifest, folder)
     return manifest

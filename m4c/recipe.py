@@ -38,6 +38,24 @@ def subjects(request: Request) -> list[str]:
     return selected_submodels(request.submodels) if request.model is None else [request.model.stem]
 
 
+def stated(request: Request) -> dict[str, Any]:
+    """Return what a manifest says of its request: the options, and what was ``given`` beside them, of which it has hashes."""
+    fields = {field.name: _plain(getattr(request, field.name)) for field in dataclasses.fields(request)}
+    given = [name for name in ("model", "weights", "adapters") if getattr(request, name) is not None]
+    if not _is_word(request):
+        given.append("calibration")
+    adapters = request.adapters
+    return {
+        "options": {
+            **{name: value for name, value in fields.items() if name not in ("model", "weights")},
+            "target": request.target.name,
+            "calibration": request.calibration if _is_word(request) else None,
+            "adapters": None if adapters is None else {"mode": adapters.mode, "pickled": adapters.pickled},
+        },
+        "given": given,
+    }
+
+
 def recipe(request: Request, submodel: str, known: "Hashes") -> dict[str, Any]:
     """Return what the bytes of ``submodel`` depend on in ``request``.
 
