@@ -1,23 +1,17 @@
 """Helpers over ``onnx_ir.Model``: where a node comes from, what a model is made of, whether it changed."""
 
-import ast
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
 
 import onnx_ir as ir
 
-NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+from m4c.scopes import NAME_SCOPES, module_of
 
 
 def module_path(node: ir.Node) -> str:
     """Return the torch module that ``node`` was captured from, such as ``blocks.1.fc``, or the node's name."""
-    scopes = node.metadata_props.get(NAME_SCOPES)
-    if scopes:
-        path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope not in ("", "source")]
-        if path:
-            return str(path[-1]).removeprefix("source.")
-    return node.name or node.op_type
+    return module_of(node.metadata_props.get(NAME_SCOPES)) or node.name or node.op_type
 
 
 def branches(graph: ir.Graph) -> ir.Node | None:

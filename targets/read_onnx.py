@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper, shape_inference
 
 from m4c.onnx_file import read_proto
+from m4c.scopes import NAME_SCOPES, module_of
 from m4c.targets.view import Graph, Held, Node, Shape, Tensor
 
 DEQUANTIZE = "DequantizeLinear"
@@ -55,12 +56,18 @@ def _graph(model: onnx.ModelProto, name: str) -> Graph:
             tuple(tensor(i) if i else None for i in node.input),
             tuple(tensor(o) for o in node.output if o),
             {a.name: _attribute(a) for a in node.attribute},
-            node.name or (node.output[0] if node.output else node.op_type),
+            _where(node),
         )
         for index, node in enumerate(graph.node)
     )
     inputs = tuple(tensor(v.name) for v in graph.input if v.name not in constants)
     return Graph(name, "onnx", nodes, inputs, tuple(tensor(v.name) for v in graph.output))
+
+
+def _where(node: onnx.NodeProto) -> str:
+    """Return the module that torch's exporter noted, or the name of the node, or what it makes."""
+    scopes = next((entry.value for entry in node.metadata_props if entry.key == NAME_SCOPES), None)
+    return module_of(scopes) or node.name or (node.output[0] if node.output else node.op_type)
 
 
 def _types(model: onnx.ModelProto) -> dict[str, tuple[str, Shape | None]]:

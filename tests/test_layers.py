@@ -14,7 +14,7 @@ ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
     "allocator errors hashing json_file sound_onnx onnx_file record progress quiet numerics precisions cache layouts model "
-    "runs skeleton slots tasks host",
+    "runs scopes skeleton slots tasks host",
     "ahead journal origins weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep "
     "bundle static_cache grid",
     "pipeline quant qdq scales observers host_part",

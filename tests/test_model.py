@@ -6,7 +6,6 @@ import pytest
 
 from m4c.errors import Bug
 from m4c.model import (
-    NAME_SCOPES,
     fingerprint,
     fresh_name,
     module_path,
@@ -15,6 +14,7 @@ from m4c.model import (
     operator_counts,
     value_names,
 )
+from m4c.scopes import NAME_SCOPES
 from m4c.weights import Array, lazy, stored_value
 
 

@@ -3,8 +3,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from m4c.model import NAME_SCOPES
 from m4c.rewrite import Replacement, attribute, bypass, same_shape, static
+from m4c.scopes import NAME_SCOPES
 from m4c.weights import derive, small, stored_value
 
 

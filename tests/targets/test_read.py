@@ -188,3 +188,23 @@ def test_what_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"not an? (ONNX|TFLite) model") as caught:
             read(path)
         assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("scopes", "where"),
+    [
+        ("['', 'source', 'source.blocks.1', 'relu']", "blocks.1"),
+        ("['', 'blocks.1.act', 'relu']", "blocks.1.act"),
+        ("['relu']", "node_relu"),
+        ("not a list", "node_relu"),
+        ("3", "node_relu"),
+        ("", "node_relu"),
+    ],
+)
+def test_a_node_of_an_onnx_file_is_where_its_module_is(tmp_path: Path, scopes: str, where: str) -> None:
+    relu = helper.make_node("Relu", ["x"], ["y"], name="node_relu")
+    relu.metadata_props.add(key="pkg.torch.onnx.name_scopes", value=scopes)
+    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(helper.make_graph([relu], "g", ports[:1], ports[1:])), path)
+    assert [node.where for node in read_onnx(path)[0].nodes] == [where]
