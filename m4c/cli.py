@@ -83,6 +83,7 @@ def export(
     jobs: options.Jobs = 0,
     max_rss: options.MaxRss = None,
     store: options.StoreAt = None,
+    executor: options.Executor = None,
     dry_run: options.DryRun = False,
     out: options.Out = Path("m4-bundle"),
     as_json: options.Json = False,
@@ -134,7 +135,7 @@ def export(
             () if files else selected_submodels(names),
         ),
     )
-    export_bundle(request, out, jobs, max_rss, dry_run, store, as_json)
+    export_bundle(request, out, jobs, max_rss, dry_run, store, executor, as_json)
 
 
 @app.command()

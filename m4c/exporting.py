@@ -7,6 +7,7 @@ from pathlib import Path
 from m4c.bundle import read_manifest
 from m4c.compile import compile_bundle
 from m4c.disk import require_disk, room
+from m4c.errors import UsageError
 from m4c.memory_limit import limited, size
 from m4c.rebuild import Beside, rebuild
 from m4c.recipe import subjects
@@ -21,12 +22,21 @@ def export_bundle(
     max_rss: str | None,
     dry_run: bool,
     store: str | None,
+    executor: str | None,
     as_json: bool,
 ) -> None:
     """Compile with a progress bar on stderr, then show the bundle on stdout; ``dry_run``: show what that needs alone.
 
-    What ``store`` gives and what it lacks is told on stderr.
+    What ``store`` gives and what it lacks is told on stderr. With an ``executor``, the workers of that cluster compile.
+
+    Raises:
+        UsageError: if there is an executor and no store, by which its workers hand on what they make.
     """
+    if executor and not store:
+        raise UsageError(
+            "the workers of a cluster hand on what they make through a store",
+            fix="add --store with a folder or URL that all of them reach",
+        )
     limit = size(max_rss) if max_rss else None
     if limit or dry_run or not room(request, out):
         from m4c.resources import estimate
@@ -40,6 +50,12 @@ def export_bundle(
             if as_json:
                 show_json(dataclasses.asdict(found))
             return
+    if executor and store:
+        from m4c.cluster import fill
+
+        with ProgressBar(len(subjects(request))) as progress:
+            count = fill(store, executor, [request], progress)
+        sys.stderr.write(f"{count} compiled at {executor}\n")
     lines: list[str] = []
     with limited(limit), ProgressBar(len(subjects(request))) as progress:
         manifest = compile_bundle(request, out, progress, jobs, store, lines.append)

@@ -185,6 +185,10 @@ StoreAt = Annotated[
         help="A folder, or a URL that fsspec knows: finished sub-models are taken from there, and kept there.",
     ),
 ]
+Executor = Annotated[
+    str | None,
+    typer.Option(metavar="dask://HOST:PORT", help="A Dask cluster whose workers compile; needs --store."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what it will need, and write nothing.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")]
 

@@ -67,6 +67,10 @@ class Store:
             (folder / file.path).unlink(missing_ok=True)
         return None
 
+    def has(self, key: str) -> bool:
+        """Return whether a recipe was kept; whether its files are whole is seen when they are taken."""
+        return self._place.read(f"records/{key}.json") is not None
+
     def keep(self, key: str, recipe: Recipe, record: SubmodelRecord, folder: Path) -> None:
         """Keep what ``recipe`` made in the bundle at ``folder``."""
         for file in record.all_files:
