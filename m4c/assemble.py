@@ -16,6 +16,7 @@ from m4c.bundle import (
 )
 from m4c.checkpoints import open_checkpoint
 from m4c.float_graphs import FloatGraphs
+from m4c.models import shipped
 from m4c.models.graph import Submodel
 from m4c.progress import Progress
 from m4c.request import Request
@@ -34,8 +35,8 @@ def compile_submodel(request: Request, folder: Path, name: str, progress: Progre
     progress.completed(name)
     return SubmodelRecord(
         name=name,
-        weights="checkpoint" if path else f"random, seed {request.seed}",
-        licence=submodel.licence if path else "random weights: no licence",
+        weights=_origin(path, request.seed),
+        licence=_licence(path, submodel),
         files=(
             *weights,
             *_assets(path, submodel, folder),
@@ -45,6 +46,20 @@ def compile_submodel(request: Request, folder: Path, name: str, progress: Progre
         graphs=tuple(record_artifact(artifact, folder) for artifact in artifacts),
         **_adapters(request, sources, artifacts, weights, folder),
     )
+
+
+def _origin(weights: Path | None, seed: int) -> str:
+    """Return where weights are from, as the manifest says it."""
+    if weights is None:
+        return f"random, seed {seed}"
+    return "checkpoint" if weights.parent != shipped.WEIGHTS else "carried by m4c"
+
+
+def _licence(weights: Path | None, submodel: Submodel) -> str:
+    """Return the licence of weights."""
+    if weights is None:
+        return "random weights: no licence"
+    return submodel.licence if weights.parent != shipped.WEIGHTS else shipped.LICENCE
 
 
 def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, list[Any]]:

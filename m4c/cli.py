@@ -92,6 +92,7 @@ def export(
     from m4c.adapters.given import adapters as given_adapters
     from m4c.errors import UsageError
     from m4c.exporting import export_bundle
+    from m4c.models import shipped
     from m4c.request import Request
     from m4c.scheme import scheme
     from m4c.selection import require_dimensions, require_sizes, selected_submodels
@@ -114,7 +115,7 @@ def export(
         submodels=() if files else names,
         model=Path(files[0]) if files else None,
         preset=preset,
-        weights=weights,
+        weights=None if files else shipped.default(preset, weights, random_weights),
         seed=random_weights or 0,
         format=file_format.value if file_format else None,
         precision=precision,
@@ -153,7 +154,7 @@ def sensitivity(
     """Rank the matrices of a sub-model by what rounding costs them, the worst first; nothing is written."""
     from m4c.assemble import open_sources
     from m4c.errors import UsageError
-    from m4c.models import require_submodel
+    from m4c.models import require_submodel, shipped
     from m4c.request import Request
     from m4c.scheme import scheme
     from m4c.targets.profile import load_target
@@ -167,7 +168,8 @@ def sensitivity(
         raise UsageError(
             f"weights alone are not rounded in {precision}", fix="give --quantize int4 or int8-weights"
         )
-    request = Request(load_target("cpu"), (submodel,), preset=preset, weights=weights, precision=precision)
+    given = shipped.default(preset, weights, None)
+    request = Request(load_target("cpu"), (submodel,), preset=preset, weights=given, precision=precision)
     source = open_sources(request, submodel)[2][0]
     with ProgressBar(1) as progress:
         found = ranked(source, wanted, progress)
@@ -178,35 +180,44 @@ def sensitivity(
 @app.command()
 def run(
     bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
-    task: Annotated[str, typer.Option(help="The paper's number of the task: T32 is speech recognition.")],
-    audio: Annotated[Path | None, typer.Option(help="A WAV file.")] = None,
-    text: Annotated[str | None, typer.Option(help="A prompt.")] = None,
+    task: Annotated[str, typer.Option(help="The paper's number of the task (m4c list tasks).")],
+    text: options.Text = None,
+    question: options.Question = None,
+    image: options.Images = None,
+    audio: options.Audio = None,
+    imu: options.Imu = None,
+    labels: options.Labels = None,
     adapter: Annotated[
         str | None, typer.Option(help="An adapter of the bundle, or a folder with one for its base.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="The most tokens to write.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of the noise that a drawing begins with.", min=0)] = 0,
+    out: options.Result = None,
     as_json: options.Json = False,
 ) -> None:
     """Run a task over the artifacts of a bundle; the result alone goes to stdout."""
     from m4c.bundle import read_manifest
-    from m4c.errors import UsageError
-    from m4c.routes.generate import generate
-    from m4c.routes.transcribe import transcribe
-    from m4c.tasks import require_task
+    from m4c.routes.perform import Given, check, perform
     from m4c.terminal import show_json
 
-    wanted = require_task(task).takes
-    if (audio if wanted == "audio" else text) is None:
-        raise UsageError(f"{task} needs --{wanted}", fix=f"add --{wanted}")
-    manifest = read_manifest(bundle)
-    if audio is not None and wanted == "audio":
-        written = transcribe(bundle, manifest, audio, adapter)
-    else:
-        written = generate(bundle, manifest, str(text), max_tokens, adapter).text
+    given = Given(
+        text=text,
+        question=question,
+        image=tuple(image or ()),
+        audio=audio,
+        imu=imu,
+        labels=tuple(labels.split(",")) if labels else (),
+        out=out,
+        adapter=adapter,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
+    check(task, given)
+    result = perform(bundle, read_manifest(bundle), task, given)
     if as_json:
-        show_json({"task": task, "text": written})
+        show_json({"task": task, "text": result.text} | ({"scores": result.scores} if result.scores else {}))
     else:
-        sys.stdout.write(written + "\n")
+        sys.stdout.write(result.text + "\n")
 
 
 @app.command()
@@ -344,7 +355,7 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
         case Kind.TARGETS:
             rows = {name: load_target(name).summary for name in names()}
         case Kind.TASKS:
-            rows = {name: task.title for name, task in tasks.TASKS.items()}
+            rows = {name: task.summary for name, task in tasks.TASKS.items()}
     show_list(kind.value, rows, as_json)
 
 

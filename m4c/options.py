@@ -94,10 +94,14 @@ Target = Annotated[str, typer.Option(help="Where it runs: a name (m4c list targe
 Preset = Annotated[str, typer.Option(help="m4-nano (small) or m4 (the paper's sizes).")]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="A checkpoint, or a folder with one; a folder may have one folder for each sub-model."),
+    typer.Option(
+        help="A checkpoint, or a folder with one; a folder may have one folder for each sub-model. "
+        "m4-nano has weights of its own."
+    ),
 ]
 RandomWeights = Annotated[
-    int | None, typer.Option(metavar="SEED", help="Random weights from a seed; the default, with seed 0.")
+    int | None,
+    typer.Option(metavar="SEED", help="Random weights from a seed, instead of those that m4c carries."),
 ]
 FileFormat = Annotated[Format | None, typer.Option("--format", help="Instead of the target's own.")]
 Quantize = Annotated[Precision | None, typer.Option(help="Instead of the target's own precision.")]
@@ -191,6 +195,18 @@ Executor = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what it will need, and write nothing.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder of the bundle.")]
+
+Text = Annotated[
+    str | None, typer.Option(help="A prompt, a question, or what is to be found, drawn or spoken.")
+]
+Question = Annotated[str | None, typer.Option(help="What is asked about the text (T2).")]
+Images = Annotated[list[Path] | None, typer.Option(help="An image file; several to choose among (T46).")]
+Audio = Annotated[Path | None, typer.Option(help="A WAV file.")]
+Imu = Annotated[Path | None, typer.Option(help="A recording of motion, .csv or .npy.")]
+Labels = Annotated[str | None, typer.Option(help="What to choose among, with commas between.")]
+Result = Annotated[
+    Path | None, typer.Option("-o", "--out", help="The file of a picture (PNG) or a sound (WAV).")
+]
 
 
 def precision(quantize: Precision | None) -> str | None:

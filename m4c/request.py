@@ -5,7 +5,7 @@ from pathlib import Path
 
 from m4c.adapters.given import Adapters
 from m4c.errors import UsageError
-from m4c.models import CACHED
+from m4c.models import CACHED, shipped
 from m4c.scheme import Scheme
 from m4c.selection import selected_submodels
 from m4c.targets.profile import Target
@@ -77,4 +77,6 @@ class Request:
     def checkpoint(self, submodel: str) -> Path | None:
         """Return the checkpoint of a sub-model: its own folder within ``weights`` if there is one, else ``weights``."""
         own = self.weights / submodel if self.weights is not None else None
-        return own if own is not None and own.exists() else self.weights
+        if own is not None and own.exists():
+            return own
+        return self.weights if self.weights != shipped.WEIGHTS else None

@@ -20,12 +20,30 @@ def test_a_route_is_there_if_all_its_graphs_are() -> None:
 
 def test_a_bundle_for_onnxruntime_genai_has_a_route_of_its_own() -> None:
     words = TASKS["T1"]
-    assert routes({*words.genai, "gen_dec/head"}) == {"T1": ("backbone/model",)}
-    assert routes({*words.graphs}) == {"T1": ("backbone/embed", "backbone/decoder")}
+    written = ("T1", "T2", "T4", "T7")
+    assert routes({*words.genai, "gen_dec/head"}) == dict.fromkeys(written, ("backbone/model",))
+    assert routes({*words.graphs}) == dict.fromkeys(written, ("backbone/embed", "backbone/decoder"))
+
+
+def test_paths_and_options_are_those_of_the_graphs() -> None:
+    for task in TASKS.values():
+        submodels = {graph.partition("/")[0] for graph in task.graphs}
+        match task.path:
+            case 1:
+                assert submodels == {"aud_i_enc"} or submodels >= {"projection", "backbone"}
+            case 2:
+                assert "txt_enc" in submodels
+                assert "{label}" in task.prompt
+            case 3:
+                assert submodels == {"backbone"}
+            case _:
+                assert len(submodels) == 1
+        assert (task.media is not None) == ("projection" in submodels or "txt_enc" in submodels)
+        assert ("out" in task.options) == (task.path == 4)
 
 
 def test_unknown_tasks_are_refused() -> None:
     assert require_task("T32").title == "speech recognition"
-    known = r"T1 \(input word prediction\), T32 \(speech recognition\)"
+    known = r"T1 \(input word prediction\), .*T32 \(speech recognition\)"
     with pytest.raises(UsageError, match=rf"runs no task 'T99'\n  fix: it runs: {known}"):
         require_task("T99")

@@ -64,6 +64,11 @@ class PhonemeTokenizer:
         return np.array([row], np.int64)
 
 
+def letters(text: str, gap: str) -> str:
+    """Return ``text`` as the symbols of a model that reads letters: in lower case, ``gap`` between two words."""
+    return f" {gap} ".join(" ".join(word) for word in text.lower().split())
+
+
 def read_dictionary(path: Path) -> tuple[str, ...]:
     """Return the symbols of a fairseq dictionary, special ones first: each line is a symbol and its count.
 

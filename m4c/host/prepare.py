@@ -16,7 +16,7 @@ from m4c.host.fbank import FbankSettings, imagebind_audio
 from m4c.host.image import CLIP_MEAN, CLIP_STD, prepare_image
 from m4c.host.imu import imu_windows, read_imu
 from m4c.host.log_mel import log_mel
-from m4c.host.phonemes import PhonemeTokenizer, read_dictionary
+from m4c.host.phonemes import PhonemeTokenizer, letters, read_dictionary
 from m4c.host.resample import resample
 from m4c.host.text import ByteTokenizer, JsonTokenizer
 from m4c.host.wav import read_wav
@@ -128,7 +128,7 @@ def _phonemes(host: Host, raw: object, folder: Path) -> Array:
         end=facts.whole(host, "end", 0, least=0) if "end" in host else None,
         pad=facts.whole(host, "pad", 1, least=0),
         length=facts.whole(host, "length", 1) if "length" in host else None,
-    ).encode(_text(raw))
+    ).encode(_text(raw) if "gap" not in host else letters(_text(raw), str(host["gap"])))
 
 
 KINDS: Mapping[str, Callable[[Host, object, Path], Array]] = {

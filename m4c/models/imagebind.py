@@ -32,10 +32,10 @@ PRESETS: Mapping[str, Mapping[str, ImageBindConfig]] = {
     "m4-nano": {
         "img_enc": ImageBindConfig("vision", ImageStem(32, 8), 2, 64, 4, NANO_EMBEDDING, norm_first=True),
         "txt_enc": ImageBindConfig(
-            "text", TextStem(ClipTokens(None, 1000, 16)), 2, 64, 4, NANO_EMBEDDING, scale=1 / 0.07
+            "text", TextStem(ClipTokens(None, 258, 48)), 2, 64, 4, NANO_EMBEDDING, scale=1 / 0.07
         ),
         "aud_b_enc": ImageBindConfig(
-            "audio", AudioStem(3, 32, 52), 2, 64, 4, NANO_EMBEDDING, bias_kv=True, scale=20.0
+            "audio", AudioStem(3, 32, 104), 2, 64, 4, NANO_EMBEDDING, bias_kv=True, scale=20.0
         ),
         "imu_enc": ImageBindConfig("imu", ImuStem(6, 128), 2, 64, 4, NANO_EMBEDDING, bias_kv=True, scale=5.0),
     },

@@ -263,7 +263,12 @@ def _gen_dec(name: str, config: HeadSizes) -> Submodel:
 def _projection(name: str, config: ProjectionSizes) -> Submodel:
     """Build ``projection``, which every task trains anew: it is stored with the adapter."""
     source = nn.ModuleDict({"linear": nn.Linear(config.embedding, config.width)}).eval()
-    embedding = Port("embedding", "float32", ("batch", config.embedding), "what an ImageBind encoder gave")
+    embedding = Port(
+        "embedding",
+        "float32",
+        ("batch", config.embedding),
+        "what an ImageBind encoder gave, brought to length 1",
+    )
     prompt = Port(
         "prompt", "float32", ("batch", 1, config.width), "one vector for the media slot of the prompt"
     )

@@ -207,7 +207,7 @@ EMBEDDING_WIDTH = {"m4": 1024, "m4-nano": 64}
 """Width of the encoders' embeddings in each preset."""
 
 NANO = LlamaSizes(
-    vocabulary=512, width=64, ffn=176, layers=2, heads=4, kv_heads=4, head_dim=16, max_positions=128
+    vocabulary=512, width=128, ffn=352, layers=2, heads=4, kv_heads=4, head_dim=32, max_positions=128
 )
 
 PRESETS: Mapping[str, Mapping[str, LlamaSizes | HeadSizes | ProjectionSizes]] = {

@@ -24,7 +24,7 @@ PRESETS: Mapping[str, Mapping[str, DiffusionConfig]] = {
     "m4": {"img_dec": DiffusionConfig(TextSizes(ClipTokens(MERGES, pad=None)))},
     "m4-nano": {
         "img_dec": DiffusionConfig(
-            TextSizes(ClipTokens(None, 1000, 16, pad=None), width=64, layers=2, heads=4, ffn=128),
+            TextSizes(ClipTokens(None, 258, 32, pad=None), width=64, layers=2, heads=4, ffn=128),
             latent=8,
             unet=UNetSizes((32, 32, 64, 64), layers=1, heads=4, groups=8),
             vae=VaeSizes((16, 16, 32, 32), layers=1, groups=8),

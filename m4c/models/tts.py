@@ -105,7 +105,15 @@ def _mel_host(config: TtsSizes) -> dict[str, object]:
         "hop": 256,
         "bins": config.bins,
         "frames_per_step": config.frames_per_step,
+        "mean": config.mel_mean,
+        "std": config.mel_std,
     }
+
+
+def _phoneme_host(config: TtsSizes) -> dict[str, object]:
+    """Return how the host makes phoneme ids."""
+    host = {"kind": "phonemes", "asset": "vocab.txt", "end": END, "pad": PAD, "length": config.length}
+    return host if config.gap is None else {**host, "gap": config.gap}
 
 
 def _lengths(sizes: Sizes) -> dict[str, np.ndarray]:
@@ -121,7 +129,7 @@ def _encoder(source: TtsTransformer, config: TtsSizes) -> Graph:
         "int64",
         ("batch", "length"),
         f"phoneme ids, then the end symbol {END}, then padding {PAD}",
-        host={"kind": "phonemes", "asset": "vocab.txt", "end": END, "pad": PAD, "length": config.length},
+        host=_phoneme_host(config),
     )
     keep = _keep("length", "phoneme")
 

@@ -32,6 +32,11 @@ class TtsSizes:
     """Phonemes of a call: the most it can take, and how many it takes where that is static."""
     steps: int = 256
     """Steps that the postnet takes at once where that is static; 256 · 4 frames are 11.9 s."""
+    gap: str | None = None
+    """The symbol between two words where symbols are letters; None where they are phonemes."""
+    mel_mean: float = 0.0
+    mel_std: float = 1.0
+    """What turns logarithms of mel magnitudes into the model's frames: (x - mean) / std. Published models bring theirs."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that the modules cannot express."""
@@ -56,8 +61,8 @@ PRESETS: Mapping[str, Mapping[str, TtsSizes]] = {
     "m4": {"tts_dec": TtsSizes()},
     "m4-nano": {
         "tts_dec": TtsSizes(
-            symbols=48, width=64, layers=2, ffn=128, prenet_convolutions=2, prenet=32, postnet=64,
-            postnet_layers=3, max_steps=128, length=16, steps=16,
+            symbols=32, width=64, layers=2, ffn=128, prenet_convolutions=2, prenet=32, postnet=64,
+            postnet_layers=3, max_steps=128, length=32, steps=48, gap="|", mel_mean=-6.0, mel_std=3.0,
         )
     },
 }  # fmt: skip

@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Mapping[str, WhisperSizes]] = {
     "m4": {"aud_i_enc": WhisperSizes()},
     "m4-nano": {
         "aud_i_enc": WhisperSizes(
-            vocabulary=512, width=64, encoder_layers=2, decoder_layers=2, heads=4, ffn=128, frames=200,
+            vocabulary=258, width=64, encoder_layers=2, decoder_layers=2, heads=4, ffn=128, frames=200,
             max_tokens=64, end=257, start=(256,), first_timestamp=None, tokenizer="bytes",
         )
     },

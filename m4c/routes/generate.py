@@ -41,23 +41,35 @@ class Generated:
 
 
 def generate(
-    folder: Path, manifest: Manifest, prompt: str, max_new_tokens: int = 64, adapter: str | None = None
+    folder: Path,
+    manifest: Manifest,
+    prompt: str,
+    max_new_tokens: int = 64,
+    adapter: str | None = None,
+    *,
+    media: Array | None = None,
+    after: str = "",
 ) -> Generated:
     """Return what follows ``prompt``: at most ``max_new_tokens`` tokens of the highest score, with an ``adapter`` if wanted.
+
+    ``media`` is a vector (1, 1, width) for a step behind the prompt, and ``after`` the text behind it.
 
     Raises:
         UsageError: if the tokenizer is missing, the prompt has no tokens or more than the model has positions, or there is no
             such adapter.
         BundleError: if the bundle lacks a graph of the route, or its adapter does not fit.
     """
-    whole = any(graph.name == WHOLE for graph in manifest.graphs)
+    whole = media is None and any(graph.name == WHOLE for graph in manifest.graphs)
     keeper = manifest.graph(WHOLE if whole else f"{BACKBONE}/decoder")
     host = manifest.graph(WHOLE if whole else f"{BACKBONE}/embed").inputs[0].host
     tokenizer = JsonTokenizer(host_folder(folder, BACKBONE) / str(host["asset"]))
     given = tokenizer.tokenizer.encode(prompt).ids
+    slot = None if media is None else (len(given), media)
+    if slot is not None:  # the token there stands for nothing: its vector is put in its place
+        given = [*given, given[0], *tokenizer.tokenizer.encode(after, add_special_tokens=False).ids]
     limit = most_steps(keeper, int(host["max_tokens"]))
     _check_length(given, limit)
-    step = _whole_step(folder, manifest, adapter) if whole else _two_step(folder, manifest, adapter)
+    step = _whole_step(folder, manifest, adapter) if whole else _two_step(folder, manifest, adapter, slot)
     chosen = decode(step, Cache.of(keeper), given, tuple(host["end"]), limit, max_new_tokens)
     tokens = tuple(chosen)
     return Generated(_continuation(tokenizer, given, tokens), tokens, tuple(given))
@@ -93,8 +105,13 @@ def decode(
         past = {name: made[present] for name, present in cache.next.items()}
 
 
-def _two_step(folder: Path, manifest: Manifest, adapter: str | None) -> Step:
-    """Return a step over ``backbone/embed`` and ``backbone/decoder``, which takes mask and positions."""
+def _two_step(
+    folder: Path, manifest: Manifest, adapter: str | None, slot: tuple[int, Array] | None = None
+) -> Step:
+    """Return a step over ``backbone/embed`` and ``backbone/decoder``, which takes mask and positions.
+
+    ``slot`` is a place in the prompt and the vector (1, 1, width) that stands there.
+    """
     names = [f"{BACKBONE}/{part}" for part in ("embed", "decoder")]
     files = adapter_files(folder, manifest, names, adapter)
     embed, decoder = (open_decoder(folder, manifest.graph(name), files.get(name)) for name in names)
@@ -102,6 +119,8 @@ def _two_step(folder: Path, manifest: Manifest, adapter: str | None) -> Step:
     def step(tokens: Array, done: int, past: Arrays) -> Arrays:
         sequence = tokens.shape[1]
         embeds = embed.run({"tokens": tokens})["embeds"]
+        if slot is not None and not done:
+            embeds = np.concatenate([embeds[:, : slot[0]], slot[1], embeds[:, slot[0] + 1 :]], axis=1)
         places = {"positions": positions(sequence, done), "mask": causal_mask(sequence, done)}
         return decoder.run({"embeds": embeds, **places, **past})
 

@@ -3,13 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from m4c.adapters.contract import adapter_files
 from m4c.bundle import Manifest, host_folder
 from m4c.host.greedy import decode, numbers
-from m4c.host.prepare import prepare
 from m4c.host.text import ByteTokenizer, JsonTokenizer
-from m4c.host.wav import read_wav
-from m4c.static_cache import empty_cache, most_steps, open_decoder
+from m4c.routes.opened import open_graphs
+from m4c.static_cache import empty_cache, most_steps
 
 
 def transcribe(folder: Path, manifest: Manifest, audio: Path, adapter: str | None = None) -> str:
@@ -20,15 +18,12 @@ def transcribe(folder: Path, manifest: Manifest, audio: Path, adapter: str | Non
         BundleError: if the bundle lacks a graph of the route, or its adapter does not fit.
     """
     names = [f"aud_i_enc/{part}" for part in ("encoder", "cross", "decoder")]
-    files = adapter_files(folder, manifest, names, adapter)
-    encoder, cross, decoder = (open_decoder(folder, manifest.graph(name), files.get(name)) for name in names)
-    keeper = manifest.graph("aud_i_enc/decoder")
-    mel = manifest.graph("aud_i_enc/encoder").inputs[0]
-    states = encoder.run({"mel": prepare(mel.host, read_wav(audio))})
-    heard = cross.run({"states": states["states"]})
+    encoder, cross, decoder = open_graphs(folder, manifest, names, adapter)
+    keeper = decoder.record
+    heard = cross.runner.run({"states": encoder.made(audio)})
     host = {**keeper.inputs[0].host, **manifest.submodel("aud_i_enc").host}
     limit = most_steps(keeper, numbers(host, "max_tokens")[0])
-    tokens = list(decode(decoder.run, heard, empty_cache(keeper), {**host, "max_tokens": limit}))
+    tokens = list(decode(decoder.runner.run, heard, empty_cache(keeper), {**host, "max_tokens": limit}))
     return _text(host, host_folder(folder, "aud_i_enc"), tokens)
 
 

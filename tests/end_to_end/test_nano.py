@@ -1,4 +1,5 @@
-"""All of M4 in its small preset: every graph exported, run and compared, and the whole made of few operator types."""
+"""All of M4 in its small preset, with its own weights: every graph exported, run and compared, the whole made of few operator
+types, and every task run over the artifacts alone."""
 
 import json
 from pathlib import Path
@@ -6,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from m4c.bundle import read_manifest
+from m4c.errors import UsageError
 from m4c.models import SUBMODELS
+from m4c.routes.perform import Given, Result, perform
 from tests.end_to_end.command import m4c
 
 CANONICAL = [
@@ -39,6 +42,13 @@ CANONICAL = [
 """What all of M4 is made of after canonicalization: 24 ONNX operator types, where the paper counts 39."""
 
 
+ASSETS = Path(__file__).parent.parent / "assets" / "nano"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SHAPES = ("red circle", "blue star", "green triangle", "yellow square", "white ring")
+NOISES = ("a siren", "rain", "a low tone", "a high tone", "clicks", "beeps")
+ACTIVITIES = ("walking", "running", "sitting", "standing", "lying", "cycling")
+
+
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export everything, as the README's first command does."""
@@ -68,6 +78,73 @@ def test_it_verifies_itself_without_its_source(bundle: Path) -> None:
     assert len(figures["graphs"]) == 19
 
 
-def test_speech_recognition_runs_on_it(bundle: Path) -> None:
-    audio = Path(__file__).parent / "data" / "weather.wav"
-    assert m4c("run", str(bundle), "--task", "T32", "--audio", str(audio)).endswith("\n")
+def done(bundle: Path, task: str, **given: object) -> Result:
+    return perform(bundle, read_manifest(bundle), task, Given(**given))  # type: ignore[arg-type]
+
+
+def picture(name: str) -> tuple[Path, ...]:
+    return (ASSETS / f"{name.replace(' ', '_')}.png",)
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_a_digit_is_known_by_its_name(bundle: Path, name: str) -> None:
+    made = done(bundle, "T22", image=picture(name), labels=DIGITS)
+    assert made.text == name
+    assert list(made.scores) == sorted(DIGITS, key=lambda label: -made.scores[label])
+    assert sum(made.scores.values()) == pytest.approx(1)
+    assert made.scores[name] > 0.5
+
+
+@pytest.mark.parametrize("name", SHAPES[:3])
+def test_a_shape_is_known_and_found(bundle: Path, name: str) -> None:
+    assert done(bundle, "T22", image=picture(name), labels=SHAPES).text == name
+    several = tuple(path for shape in SHAPES[:3] for path in picture(shape))
+    assert done(bundle, "T46", image=several, text=name).text == str(picture(name)[0])
+
+
+@pytest.mark.parametrize("name", NOISES[:3])
+def test_a_sound_is_known(bundle: Path, name: str) -> None:
+    file = ASSETS / f"{name.removeprefix('a ').replace(' ', '_')}.wav"
+    assert done(bundle, "T36", audio=file, labels=NOISES).text == name
+
+
+@pytest.mark.parametrize("name", ["walking", "sitting", "cycling"])
+def test_a_motion_is_known(bundle: Path, name: str) -> None:
+    assert done(bundle, "T38", imu=ASSETS / f"{name}.csv", labels=ACTIVITIES).text == name
+
+
+@pytest.mark.parametrize("text", ["seven", "three one", "turn off the heater", "a yellow ring"])
+def test_speech_is_written_down(bundle: Path, text: str) -> None:
+    file = ASSETS / f"{text.removeprefix('a ').replace(' ', '_')}.wav"
+    assert done(bundle, "T32", audio=file).text == text
+
+
+@pytest.mark.parametrize("text", ["seven", "turn off the heater"])
+def test_what_is_spoken_is_heard(bundle: Path, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "said.wav"
+    done(bundle, "T41", text=text, out=file)
+    assert done(bundle, "T32", audio=file).text == text
+
+
+def test_the_command_prints_the_result_alone(bundle: Path) -> None:
+    arguments = ("run", str(bundle), "--task", "T22", "--image", str(picture("seven")[0]))
+    made = json.loads(m4c(*arguments, "--labels", "seven, eight", "--json"))
+    assert (made["task"], made["text"], list(made["scores"])) == ("T22", "seven", ["seven", "eight"])
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "message"),
+    [
+        ("T22", {}, "T22 needs --image and --labels"),
+        ("T48", {"text": "a seven"}, "T48 needs --out"),
+        ("T49", {"image": (Path("a.png"),)}, "T49 needs --text"),
+        ("T22", {"image": (Path("a.png"), Path("b.png")), "labels": ("a",)}, "T22 takes one image"),
+        ("T22", {"image": picture("one"), "labels": ("a", "a")}, "the labels are a, a"),
+        ("T22", {"image": picture("one"), "labels": (" ",)}, "the labels are none"),
+        ("T22", {"image": (Path("none.png"),), "labels": ("a",)}, "cannot read the image"),
+        ("T41", {"text": "größe", "out": Path("x.wav")}, "unknown symbols"),
+    ],
+)
+def test_what_cannot_be_done(bundle: Path, task: str, given: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        done(bundle, task, **given)

@@ -102,7 +102,8 @@ def test_buffers_have_the_published_values() -> None:
     assert float(imu["modality_postprocessors.imu.1.log_logit_scale"]) == pytest.approx(1.6094, abs=1e-4)
     assert float(text["modality_postprocessors.text.1.log_logit_scale"]) == pytest.approx(2.6593, abs=1e-4)
     mask = text["modality_preprocessors.text.mask"]
-    assert torch.equal(mask, torch.full((16, 16), -math.inf).triu(1))
+    context = PRESETS["m4-nano"]["txt_enc"].stem.tokens
+    assert torch.equal(mask, torch.full((context, context), -math.inf).triu(1))
 
 
 def nano(name: str) -> Submodel:

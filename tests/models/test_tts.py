@@ -213,5 +213,5 @@ def test_speaks_in_onnx_like_torchs_own_layers(
 @pytest.mark.parametrize("change", [{"heads": 3}, {"kernel": 4}])
 def test_refuses_sizes_that_do_not_fit(change: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="do not fit together") as error:
-        TtsSizes(**change)
+        TtsSizes(**change)  # type: ignore[arg-type]
     assert error.value.fix
