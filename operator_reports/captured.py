@@ -99,7 +99,7 @@ def _lowered(model: "ir.Model", name: str, form: Form) -> Graph | NotConverted:
     _, precision, rewrites = form
     if "host" in rewrites:
         if is_step(model.graph):
-            return NotConverted(name, LOOKED_UP, "nothing: the host does it")
+            return NotConverted(name, LOOKED_UP, "nothing: the host does it", by_host=True)
         model = split(model)[1]
     elif "rank" in rewrites:
         model = split(model, of_many_dimensions)[1]

@@ -147,6 +147,8 @@ class NotConverted:
     name: str
     why: str
     fix: str
+    by_host: bool = False
+    """Whether it is the host's by design: a look-up of rows, say."""
 
 
 Judged = Placement | NotConverted

@@ -33,9 +33,12 @@ class Case:
     ledger: Ledger
 
     def converted(self, one: NotConverted) -> None:
-        """Ask of a graph that has no form for the target whether it had one before, or needs one for a limit."""
+        """Ask of a graph that has no form for the target whether it had one before, or needs one for a limit.
+
+        One that is the host's by design needs none.
+        """
         limits = self.limits
-        wanted = any(
+        wanted = not one.by_host and any(
             limit is not None
             for limit in (limits.min_coverage, limits.min_coverage_macs, limits.min_coverage_bytes)
         )

@@ -274,6 +274,8 @@ def test_a_graph_that_has_no_form_any_more_fails(tmp_path: Path) -> None:
     assert "no emit function for Einsum" in one.message
     assert check(lost, now, target, Limits(), now, (), date(2026, 1, 1)).failures == ()
     assert check(lost, now, target, Limits(min_coverage=1), None, (), date(2026, 1, 1)).failures
+    hosts = [NotConverted(name, "rows are looked up", "nothing", by_host=True)]
+    assert not check(hosts, now, target, Limits(min_coverage=1), None, (), date(2026, 1, 1)).failures
 
 
 def test_less_work_on_the_target_is_not_worse_where_no_more_is_off_it(tmp_path: Path) -> None:
