@@ -107,7 +107,8 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
     progress.stage(source.name, "capture")
     captured = {name: site.floats.capture(one) for name, one in sources.items()}
     read = weights_of(next(iter(captured.values())))
-    slots = slots_for(source, planned.precision, planned.format)
+    limit = request.adapters.rank_limit if request.adapters else None
+    slots = slots_for(source, planned.precision, planned.format, limit)
     samples = _samples(site, source, planned)
     with tempfile.TemporaryDirectory(
         prefix="m4c-"

@@ -104,8 +104,8 @@ class AdapterRecord:
     sha256: str
     """Of the file that it was read from."""
     parameters: int
-    base: str
-    """The sub-model's base, without which it means nothing."""
+    contract: FileRecord
+    """Which bases and slots it is for (:class:`m4c.adapters.contract.Contract`)."""
     files: Mapping[str, FileRecord]
     """Graph → the file that fills its slots."""
     verification: Mapping[str, AdapterProofRecord]
@@ -261,6 +261,8 @@ class SubmodelRecord:
     graphs: tuple[GraphRecord, ...]
     base: str = ""
     """SHA-256 of the weights that adapters beside them are for."""
+    interface: int = 0
+    """Version of what its slots and adapters agree on; 0 where it has none."""
     adapters: tuple[AdapterRecord, ...] = ()
     """Adapters beside the graphs."""
     merged: tuple[MergedRecord, ...] = ()
@@ -269,7 +271,8 @@ class SubmodelRecord:
     @property
     def own_files(self) -> tuple[FileRecord, ...]:
         """The files that belong to no single graph."""
-        return (*self.files, *(file for adapter in self.adapters for file in adapter.files.values()))
+        beside = (file for one in self.adapters for file in (one.contract, *one.files.values()))
+        return (*self.files, *beside)
 
     @property
     def all_files(self) -> tuple[FileRecord, ...]:

@@ -74,6 +74,7 @@ def export(
     adapter: options.Adapter = None,
     adapters: options.Adapters = None,
     adapter_pickle: options.AdapterPickle = False,
+    rank_limit: options.RankLimit = None,
     calibration: options.Calibration = None,
     observer: options.Ranges = None,
     min_sqnr: options.MinSqnr = None,
@@ -134,6 +135,7 @@ def export(
             adapters.value if adapters else None,
             adapter_pickle,
             () if files else selected_submodels(names),
+            rank_limit,
         ),
     )
     export_bundle(request, out, jobs, max_rss, dry_run, store, executor, as_json)

@@ -148,6 +148,14 @@ Adapters = Annotated[
 AdapterPickle = Annotated[
     bool, typer.Option("--adapter-pickle", help="Read adapters that are saved as .bin; no code in it is run.")
 ]
+RankLimit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="RANK",
+        help="The largest rank of adapters that a TFLite base shall take later; an ONNX base takes any.",
+        min=1,
+    ),
+]
 Calibration = Annotated[
     str | None,
     typer.Option(help="Typical inputs for integers: a folder or file of samples, or the word random."),

@@ -76,6 +76,7 @@ def recipe(request: Request, submodel: str, known: "Hashes") -> dict[str, Any]:
         if adapters is None
         else [
             adapters.mode,
+            adapters.rank_limit,
             *([one.name, one.weight, known.folder(folder)] for one, folder in adapters.of(submodel)),
         ],
         "m4c": own_digest(),

@@ -56,7 +56,12 @@ class Request:
     """Trained changes of the weights."""
 
     def __post_init__(self) -> None:
-        """Refuse options of the cache where there is none, or none of that type."""
+        """Refuse a limit of ranks where there is none, and options of the cache where there is none, or none of that type."""
+        if self.adapters and self.adapters.rank_limit and (self.format or self.target.format) == "onnx":
+            raise UsageError(
+                "--rank-limit is for TFLite: in ONNX a slot takes any rank",
+                fix="leave it out, or add --format tflite",
+            )
         if self.context_length is None and self.cache_type == "float32":
             return
         if self.model is not None or CACHED not in selected_submodels(self.submodels):

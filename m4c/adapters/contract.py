@@ -1,42 +1,91 @@
-"""What an adapter beside an artifact promises, and what is refused where it is loaded. Imports no torch.
+"""What an adapter beside an artifact and its base agree on, and what is refused where it is loaded. Imports no torch.
 
-An ``.onnx_adapter``, or a ``.safetensors`` beside a TFLite file, holds A and B of its slots, under the names of the graph's
-inputs, and tells its base.
+A folder ``adapters/<name>`` of a bundle has, for each sub-model, ``<submodel>.adapter.json``, the contract: which bases the
+adapter fits, and what fills which slots. For each graph, an ``.onnx_adapter``, or a ``.safetensors`` beside a TFLite file,
+holds A and B under the names of the graph's inputs. The folder works with every bundle of the same base.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from m4c.bundle import GraphRecord, Manifest, SubmodelRecord
+from m4c.bundle import FileRecord, GraphRecord, Manifest, SubmodelRecord
 from m4c.errors import BundleError, UsageError
 from m4c.hashing import sha256
+from m4c.json_file import read_json
+from m4c.record import from_json
 
 Array = np.ndarray
 
-VERSION = 1
-"""Of what m4c puts into an ``.onnx_adapter``."""
+INTERFACE = 1
+"""Version of what an adapter and its base agree on: the names, the shapes and the meaning of what fills a slot."""
 
 ONNX_SUFFIX = ".onnx_adapter"
 
-BASE = "base"
-"""Under which a ``.safetensors`` has the SHA-256 of its base."""
+
+@dataclass(frozen=True)
+class Filling:
+    """What an adapter has for one slot: A (inputs, rank) and B (rank, outputs)."""
+
+    module: str
+    a: str
+    b: str
+    inputs: int
+    outputs: int
+    rank: int
+    scale: float
+    """What B was multiplied by, as PEFT means it: α/r, or α/√r where it is rank-stabilized."""
 
 
-def base_number(base: str) -> int:
-    """Return the 31 bits of a base's SHA-256 that an ``.onnx_adapter`` keeps as its model's version."""
-    return int(base[:8], 16) & 0x7FFFFFFF
+@dataclass(frozen=True)
+class Part:
+    """What an adapter has for one graph."""
+
+    file: FileRecord
+    """Its path is the name in the adapter's folder."""
+    slots: tuple[Filling, ...]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What an adapter promises of one sub-model."""
+
+    interface: int
+    name: str
+    submodel: str
+    fits: tuple[str, ...]
+    """The bases that it was proved with: the SHA-256 of their weights, as in the manifest's ``base``."""
+    graphs: Mapping[str, Part]
+
+
+def contract_name(submodel: str) -> str:
+    """Return the name of the file that has the contract of an adapter's part for ``submodel``."""
+    return f"{submodel}.adapter.json"
+
+
+def file_name(graph: str, file_format: str) -> str:
+    """Return the name of an adapter's file for ``graph``, whose artifact is of ``file_format``."""
+    suffix = ONNX_SUFFIX if file_format == "onnx" else ".safetensors"
+    return f"{graph.replace('/', '.')}{suffix}"
+
+
+def write_contract(path: Path, contract: Contract) -> None:
+    """Write a contract, the same bytes for the same contract."""
+    text = json.dumps(dataclasses.asdict(contract), indent=1, sort_keys=True, allow_nan=False)
+    path.write_text(text + "\n", "utf-8")
 
 
 def write_onnx_adapter(path: Path, filled: Mapping[str, Array], base: str) -> None:
-    """Write an adapter for ONNX Runtime."""
+    """Write an adapter for ONNX Runtime, whose version of the model is 31 bits of the base's SHA-256."""
     import onnxruntime
 
     made = onnxruntime.AdapterFormat()
-    made.set_adapter_version(VERSION)
-    made.set_model_version(base_number(base))
+    made.set_adapter_version(INTERFACE)
+    made.set_model_version(int(base[:8], 16) & 0x7FFFFFFF)
     made.set_parameters(
         {name: onnxruntime.OrtValue.ortvalue_from_numpy(values) for name, values in sorted(filled.items())}
     )
@@ -48,21 +97,27 @@ def adapter_files(
 ) -> dict[str, Path]:
     """Return the files of adapter ``name`` for those of ``graphs`` of the bundle at ``folder`` that it changes, checked.
 
-    ``name`` is one of the manifest's adapters, or a folder of files that were made for the same base; None: no adapter.
+    ``name`` is one of the manifest's adapters, or such a folder of another bundle; None: no adapter.
 
     Raises:
         UsageError: if there is no such adapter, or it changes none of ``graphs``.
-        BundleError: if a file is missing, altered, of another base, or for slots that its graph does not have.
+        BundleError: if a file is missing or altered, or the adapter is of another version of the interface, for another base,
+            or for slots that its graph does not have.
     """
     if name is None:
         return {}
     found: dict[str, Path] = {}
     for graph in graphs:
         submodel = manifest.submodel(graph.partition("/")[0])
-        path = _file(folder, submodel, graph, manifest.graph(graph).format, name)
-        if path is not None:
-            _check(path, submodel, manifest.graph(graph))
-            found[graph] = path
+        path = _contract_file(folder, submodel, name)
+        if path is None:
+            continue
+        contract = _read(path)
+        _check_base(contract, submodel, path)
+        if graph in contract.graphs:
+            part = contract.graphs[graph]
+            found[graph] = _whole(path.parent, part.file, path.parent)
+            _check_slots(part, manifest.graph(graph), path)
     if not found:
         known = sorted({one.name for submodel in manifest.submodels for one in submodel.adapters})
         raise UsageError(
@@ -72,101 +127,99 @@ def adapter_files(
     return found
 
 
-def _file(folder: Path, submodel: SubmodelRecord, graph: str, file_format: str, name: str) -> Path | None:
-    """Return the file of adapter ``name`` for ``graph``: as the manifest vouches for it, or in a folder elsewhere."""
+def _contract_file(folder: Path, submodel: SubmodelRecord, name: str) -> Path | None:
+    """Return the contract of adapter ``name``: as the manifest vouches for it, or in a folder elsewhere; None if it has none.
+
+    Raises:
+        BundleError: if it was altered, or a folder is none that m4c wrote.
+    """
     record = next((one for one in submodel.adapters if one.name == name), None)
-    if record is None:
-        path = Path(name) / file_name(graph, file_format)
-        return path if path.is_file() else None
-    file = record.files.get(graph)
-    if file is None:
-        return None
-    path = folder / file.path
-    if not path.is_file() or path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+    if record is not None:
+        return _whole(folder, record.contract, folder)
+    elsewhere = Path(name)
+    if elsewhere.is_dir() and not any(elsewhere.glob(contract_name("*"))):
         raise BundleError(
-            f"{file.path} is missing or was altered", where=str(folder), fix="copy the whole bundle again"
+            f"there is no {contract_name(submodel.name)} in it",
+            where=name,
+            fix="give a whole folder adapters/NAME of a bundle; what PEFT saved is exported first",
         )
-    if record.base != submodel.base:
-        raise _other_base(path, submodel)
+    path = elsewhere / contract_name(submodel.name)
+    return path if path.is_file() else None
+
+
+def _whole(folder: Path, file: FileRecord, where: Path) -> Path:
+    """Return the path of a file in ``folder``, which is as it was written."""
+    path = folder / file.path
+    inside = path.resolve().is_relative_to(folder.resolve())
+    if not inside or not path.is_file() or path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+        raise BundleError(
+            f"{file.path} is missing or was altered", where=str(where), fix="copy the whole folder again"
+        )
     return path
 
 
-def file_name(graph: str, file_format: str) -> str:
-    """Return the name of an adapter's file for ``graph``, whose artifact is of ``file_format``."""
-    suffix = ONNX_SUFFIX if file_format == "onnx" else ".safetensors"
-    return f"{graph.replace('/', '.')}{suffix}"
-
-
-def _other_base(path: Path, submodel: SubmodelRecord) -> BundleError:
-    return BundleError(
-        f"the adapter was made for another base than {submodel.name} of this bundle",
-        where=str(path),
-        fix="export the adapter together with this base",
-    )
-
-
-def _check(path: Path, submodel: SubmodelRecord, graph: GraphRecord) -> None:
-    """Raise unless the adapter at ``path`` is for this base and fills slots of ``graph`` alone."""
-    read = _read_onnx_adapter if path.suffix == ONNX_SUFFIX else _read_safetensors
+def _read(path: Path) -> Contract:
+    """Read a contract of the version that this m4c knows."""
     try:
-        is_for, shapes = read(path)
-    except Exception as error:  # ONNX Runtime has no narrower base of its errors
-        raise BundleError(
-            f"not a readable adapter: {str(error).splitlines()[0]}", where=str(path), fix="copy it again"
-        ) from error
-    if not submodel.base or not is_for(submodel.base):
-        raise _other_base(path, submodel)
-    _check_slots(shapes, graph, path)
-
-
-_Read = tuple[Callable[[str], bool], dict[str, tuple[int, ...]]]
-"""Whether an adapter is for a base, and the shapes that it holds."""
-
-
-def _read_onnx_adapter(path: Path) -> _Read:
-    import onnxruntime
-
-    opened = onnxruntime.AdapterFormat.read_adapter(str(path))
-    number = opened.get_model_version()
-    shapes = {name: tuple(value.shape()) for name, value in opened.get_parameters().items()}
-    return lambda base: base_number(base) == number, shapes
-
-
-def _read_safetensors(path: Path) -> _Read:
-    from safetensors import safe_open
-
-    with safe_open(path, "numpy") as opened:
-        stated = (opened.metadata() or {}).get(BASE)
-        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    return lambda base: base == stated, shapes
-
-
-def _check_slots(shapes: Mapping[str, tuple[int, ...]], graph: GraphRecord, path: Path) -> None:
-    """Raise unless ``shapes`` are pairs that fit slots of ``graph``."""
-    known: dict[str, tuple[Any, ...]] = {}
-    for slot in graph.slots:
-        rank = shapes.get(slot.a, (0, 0))[-1]
-        known |= {slot.a: (slot.inputs, rank), slot.b: (rank, slot.outputs)}
-    extra = sorted(set(shapes) - set(known))
-    if extra:
-        raise BundleError(
-            f"{graph.name} has no slot for {extra[0]}",
-            where=str(path),
-            fix="export the base with this adapter, so that it gets the slots",
-        )
-    for slot in graph.slots:
-        rank = shapes.get(slot.a, (0, 0))[-1]
-        if slot.rank_limit is not None and rank > slot.rank_limit:
+        table = read_json(path)
+        if isinstance(table, dict) and table.get("interface") != INTERFACE:
             raise BundleError(
-                f"{slot.module} takes a rank of up to {slot.rank_limit} in {graph.name}, the adapter has {rank}",
+                f"the adapter has version {table.get('interface')} of the interface, this m4c reads {INTERFACE}",
                 where=str(path),
-                fix="export the base with this adapter, so that its slots are large enough",
+                fix="export the adapter again, with the m4c that runs it",
             )
-    for name, shape in shapes.items():
-        half = sum(shapes.keys() >= {slot.a, slot.b} for slot in graph.slots if name in (slot.a, slot.b))
-        if shape != known[name] or not half:
+        return from_json(Contract, table)
+    except ValueError as error:
+        raise BundleError(
+            f"the adapter's contract is damaged: {error}", where=str(path), fix="copy the whole folder again"
+        ) from error
+
+
+def _check_base(contract: Contract, submodel: SubmodelRecord, path: Path) -> None:
+    """Raise unless a contract is for this base and its version of the interface."""
+    if not submodel.base:
+        raise BundleError(
+            f"{submodel.name} of this bundle has no slots for adapters",
+            where=str(path),
+            fix="export the base with this adapter and --adapters separate",
+        )
+    if submodel.interface != contract.interface:
+        raise BundleError(
+            f"the adapter has version {contract.interface} of the interface, {submodel.name} of this bundle "
+            f"has {submodel.interface}",
+            where=str(path),
+            fix="export both again",
+        )
+    if submodel.base not in contract.fits:
+        raise BundleError(
+            f"the adapter was made for another base than {submodel.name} of this bundle "
+            f"({' or '.join(one[:12] for one in contract.fits)}, not {submodel.base[:12]})",
+            where=str(path),
+            fix="export the adapter together with this base",
+        )
+
+
+def _check_slots(part: Part, graph: GraphRecord, path: Path) -> None:
+    """Raise unless ``graph`` has every slot that an adapter fills, of its sizes and for its rank."""
+    known = {slot.module: slot for slot in graph.slots}
+    for own in part.slots:
+        slot = known.get(own.module)
+        if slot is None:
             raise BundleError(
-                f"{name} is {list(shape)}, which does not fit its slot in {graph.name}",
+                f"{graph.name} has no slot for {own.module}",
                 where=str(path),
-                fix="export the adapter again",
+                fix="export the base with this adapter, so that it gets the slots",
+            )
+        if (own.a, own.b, own.inputs, own.outputs) != (slot.a, slot.b, slot.inputs, slot.outputs):
+            raise BundleError(
+                f"{own.module} is {own.inputs} → {own.outputs} in the adapter and {slot.inputs} → {slot.outputs} in "
+                f"{graph.name}",
+                where=str(path),
+                fix="export the adapter again, together with this base",
+            )
+        if slot.rank_limit is not None and own.rank > slot.rank_limit:
+            raise BundleError(
+                f"{own.module} takes a rank of up to {slot.rank_limit} in {graph.name}, the adapter has {own.rank}",
+                where=str(path),
+                fix=f"export the base with --rank-limit {own.rank}, or together with this adapter",
             )

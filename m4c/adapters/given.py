@@ -33,6 +33,8 @@ class Adapters:
     mode: str
     pickled: bool = False
     """Whether files in torch's format are read too."""
+    rank_limit: int | None = None
+    """The rank of all slots of TFLite files, for adapters that come later."""
 
     @property
     def separate(self) -> bool:
@@ -53,23 +55,29 @@ def _folder(path: Path, submodel: str) -> Path | None:
 
 
 def adapters(
-    texts: Sequence[str], mode: str | None, pickled: bool, submodels: Iterable[str]
+    texts: Sequence[str],
+    mode: str | None,
+    pickled: bool,
+    submodels: Iterable[str],
+    rank_limit: int | None = None,
 ) -> Adapters | None:
     """Return the adapters that texts such as ``emoji=PATH:0.5`` name, for the ``submodels`` of an export; None without texts.
 
     Raises:
-        UsageError: if a text, a name or a weight makes no sense, a name is given twice, nothing or no adapter is at a path, or
-            it is not said which sub-model an adapter is for.
+        UsageError: if a text, a name or a weight makes no sense, a name is given twice, nothing or no adapter is at a path,
+            it is not said which sub-model an adapter is for, or ranks are limited where there are no slots.
     """
     if not texts:
-        if mode is not None or pickled:
+        if mode is not None or pickled or rank_limit is not None:
             raise UsageError("there are no adapters", fix="give one with --adapter NAME=PATH")
         return None
     if mode is None:
         raise UsageError(
             "it is not said what becomes of the adapters", fix="add --adapters merge or separate"
         )
-    found = Adapters(tuple(_given(text) for text in texts), mode, pickled)
+    if rank_limit is not None and mode != "separate":
+        raise UsageError("--rank-limit is for --adapters separate", fix="leave it out: merged, any rank fits")
+    found = Adapters(tuple(_given(text) for text in texts), mode, pickled, rank_limit)
     names = [one.name for one in found.given]
     for name in names:
         if names.count(name) > 1:

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from m4c.adapters.contract import file_name
+from m4c.adapters.contract import (
+    INTERFACE,
+    Contract,
+    Filling,
+    Part,
+    contract_name,
+    file_name,
+    write_contract,
+)
 from m4c.adapters.folder import Adapter
-from m4c.adapters.separate import factors, write
+from m4c.adapters.separate import factors, fillings, write
 from m4c.artifact import Artifact
 from m4c.bundle import (
     AdapterProofRecord,
@@ -52,7 +60,7 @@ def adapter_fields(
         return {"merged": tuple(merged)}
     base = base_of(artifacts, weights)
     beside = tuple(_beside(adapter, artifacts, base, folder) for adapter in adapters)
-    return {"base": base, "adapters": beside}
+    return {"base": base, "interface": INTERFACE, "adapters": beside}
 
 
 def base_of(artifacts: Sequence[Artifact], weights: Sequence[FileRecord]) -> str:
@@ -87,20 +95,33 @@ def _digest(adapter: Adapter) -> str:
 
 
 def _beside(adapter: Adapter, artifacts: Sequence[Artifact], base: str, folder: Path) -> AdapterRecord:
-    """Write the files of an adapter, one for each graph that it changes."""
+    """Write the files of an adapter, one for each graph that it changes, and its contract."""
+    own = folder / "adapters" / adapter.name
     changed = [artifact for artifact in artifacts if adapter.name in artifact.proofs]
-    files = {}
+    files, parts = {}, {}
     for artifact in changed:
-        path = folder / "adapters" / adapter.name / file_name(artifact.name, artifact.plan.format)
+        path = own / file_name(artifact.name, artifact.plan.format)
         write(path, factors(adapter, artifact.slots), base)
         files[artifact.name] = record_file(folder, path)
+        parts[artifact.name] = Part(record_file(own, path), _fillings(adapter, artifact))
+    submodel = changed[0].name.partition("/")[0]
+    contract = own / contract_name(submodel)
+    write_contract(contract, Contract(INTERFACE, adapter.name, submodel, (base,), parts))
     return AdapterRecord(
         adapter.name,
         _digest(adapter),
         adapter.parameters,
-        base,
+        record_file(folder, contract),
         files,
         {artifact.name: _proof(adapter, artifact) for artifact in changed},
+    )
+
+
+def _fillings(adapter: Adapter, artifact: Artifact) -> tuple[Filling, ...]:
+    """Return what ``adapter`` fills the slots of ``artifact`` with."""
+    return tuple(
+        Filling(slot.module, slot.down, slot.up, slot.inputs, slot.outputs, pair.rank, pair.scale)
+        for slot, pair, _ in fillings(adapter, artifact.slots)
     )
 
 

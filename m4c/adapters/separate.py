@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from safetensors.numpy import save_file
 
-from m4c.adapters.contract import BASE, ONNX_SUFFIX, write_onnx_adapter
+from m4c.adapters.contract import ONNX_SUFFIX, write_onnx_adapter
 from m4c.adapters.folder import Adapter, Pair
 from m4c.adapters.places import PARTS
 from m4c.errors import UsageError
@@ -34,13 +34,15 @@ def slots_of(adapters: Sequence[Adapter]) -> tuple[Slot, ...]:
     return tuple(found[module] for module in sorted(found))
 
 
-def slots_for(source: Source, precision: str, file_format: str) -> tuple[Slot, ...]:
+def slots_for(
+    source: Source, precision: str, file_format: str, rank_limit: int | None = None
+) -> tuple[Slot, ...]:
     """Return the slots that adapters beside ``source`` need, in whichever of its sub-model's graphs; none if none stay beside.
 
-    In TFLite, whose inputs have no defaults, each has the largest rank that one of the adapters has there.
+    In TFLite, whose inputs have no defaults, each has the rank ``rank_limit``, or the largest that an adapter has there.
 
     Raises:
-        UsageError: if artifacts of this precision have no slots.
+        UsageError: if artifacts of this precision have no slots, or an adapter has a larger rank than ``rank_limit``.
     """
     if not isinstance(source, TorchSource) or source.unmerged is not None or not source.adapters:
         return ()
@@ -53,13 +55,20 @@ def slots_for(source: Source, precision: str, file_format: str) -> tuple[Slot, .
     slots = slots_of(source.adapters)
     if file_format == "onnx":
         return slots
-    return tuple(replace(slot, limit=_largest(source.adapters, slot)) for slot in slots)
+    return tuple(replace(slot, limit=_limit(source.adapters, slot, rank_limit)) for slot in slots)
 
 
-def _largest(adapters: Sequence[Adapter], slot: Slot) -> int:
-    """Return the largest rank of what ``adapters`` have for ``slot``."""
-    found = (pair.rank for a in adapters for pair in a.pairs for one, _ in _parts(a, pair) if one == slot)
-    return max(found)
+def _limit(adapters: Sequence[Adapter], slot: Slot, wanted: int | None) -> int:
+    """Return the rank of ``slot``: as ``wanted``, or the largest that ``adapters`` have for it."""
+    ranks = {pair.rank: one for one in adapters for _, pair, _ in fillings(one, [slot])}
+    largest = max(ranks)
+    if wanted is not None and largest > wanted:
+        raise UsageError(
+            f"adapter {ranks[largest].name} has rank {largest} at {slot.module}, beyond --rank-limit {wanted}",
+            where=str(ranks[largest].file),
+            fix=f"give --rank-limit {largest} or more, or leave it out",
+        )
+    return wanted or largest
 
 
 def filled_in(model: ir.Model, slots: Sequence[Slot]) -> tuple[Slot, ...]:
@@ -102,21 +111,26 @@ def _parts(adapter: Adapter, pair: Pair) -> Iterator[tuple[Slot, slice]]:
             yield Slot(place.module, place.weight, inputs, outputs, place.first), slice(None)
 
 
-def factors(adapter: Adapter, slots: Sequence[Slot]) -> dict[str, Array]:
-    """Return A (inputs, rank) and B (rank, outputs), float32, of those of ``slots`` that ``adapter`` fills, by name."""
-    wanted = {slot.module for slot in slots}
-    found = {}
+def fillings(adapter: Adapter, slots: Sequence[Slot]) -> Iterator[tuple[Slot, Pair, slice]]:
+    """Yield those of ``slots`` that ``adapter`` fills, each with its pair and the rows of its matrix that the slot is for."""
+    wanted = {slot.module: slot for slot in slots}
     for pair in adapter.pairs:
         for slot, rows in _parts(adapter, pair):
-            if slot.module not in wanted:
-                continue
-            left, right = pair.left(), pair.right()
-            if slot.table:  # its rows are what is gathered
-                down, up = left, right
-            else:
-                down, up = right.T, left[rows].T
-            found[slot.down] = np.ascontiguousarray(down)
-            found[slot.up] = np.ascontiguousarray(up * np.float32(pair.scale))
+            if slot.module in wanted:
+                yield wanted[slot.module], pair, rows
+
+
+def factors(adapter: Adapter, slots: Sequence[Slot]) -> dict[str, Array]:
+    """Return A (inputs, rank) and B (rank, outputs), float32, of those of ``slots`` that ``adapter`` fills, by name."""
+    found = {}
+    for slot, pair, rows in fillings(adapter, slots):
+        left, right = pair.left(), pair.right()
+        if slot.table:  # its rows are what is gathered
+            down, up = left, right
+        else:
+            down, up = right.T, left[rows].T
+        found[slot.down] = np.ascontiguousarray(down)
+        found[slot.up] = np.ascontiguousarray(up * np.float32(pair.scale))
     return found
 
 
@@ -126,4 +140,4 @@ def write(path: Path, filled: Mapping[str, Array], base: str) -> None:
     if path.suffix == ONNX_SUFFIX:
         write_onnx_adapter(path, filled, base)
     else:
-        save_file(dict(sorted(filled.items())), path, {BASE: base})
+        save_file(dict(sorted(filled.items())), path)

@@ -171,6 +171,16 @@ def test_files(
         (("--adapter", "one={0}/none", "--adapters", "merge"), "there is no adapter one at"),
         (("--adapter", "one={0}"), "it is not said what becomes of the adapters"),
         (("--adapters", "merge"), "there are no adapters"),
+        (("--rank-limit", "8"), "there are no adapters"),
+        (("--adapter", "one={0}", "--adapters", "merge", "--rank-limit", "8"), "is for --adapters separate"),
+        (
+            ("--adapter", "one={0}", "--adapters", "separate", "--rank-limit", "8"),
+            "in ONNX a slot takes any rank",
+        ),
+        (
+            (*("--adapter", "one={0}", "--adapters", "separate"), "--format", "tflite", "--rank-limit", "3"),
+            "adapter one has rank 4 at model.layers.0.self_attn.q_proj, beyond --rank-limit 3",
+        ),
         (("--adapter", "one={0}:0", "--adapters", "merge"), "the weight of one is 0.0"),
         (("--adapter", "one={0}:2", "--adapters", "separate"), "one has a weight, but stays beside"),
         (

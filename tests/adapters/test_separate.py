@@ -1,24 +1,25 @@
 """Adapters beside a base: one base for all, each swapped at run time, and what does not fit."""
 
+import dataclasses
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from m4c import cli
-from m4c.adapters.contract import BASE, file_name
+from m4c.adapters.contract import INTERFACE, contract_name, file_name
 from m4c.adapters.given import Adapters, Given
 from m4c.adapters.off import require_base
 from m4c.assemble import open_sources
-from m4c.bundle import MANIFEST, GraphRecord, read_manifest
+from m4c.bundle import GraphRecord, read_manifest, record_file
 from m4c.compile import compile_bundle
 from m4c.errors import NumbersError
 from m4c.numerics import difference
@@ -29,6 +30,7 @@ from m4c.slots import Slot
 from m4c.targets.profile import load_target
 from m4c.weights import Array
 from tests.adapters.peft_folders import trained
+from tests.bundles import edit_manifest
 from tests.end_to_end.here import Export, capture_once, export, share_captures
 
 __all__ = ["capture_once", "export"]
@@ -42,6 +44,9 @@ FORMATS = ("onnx", "tflite")
 BUILDS = [(one, precision) for one in FORMATS for precision in ("float32", "int4", "int8-weights")]
 
 RANKS = {"a": 4, "b": 3}
+
+ROOM = 5
+"""The limit of ranks of a TFLite base that was exported with b alone."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,9 @@ def merged(checkpoint: Path, folder: Path) -> Merged:
 
 def asked(checkpoint: Path, folder: Path, names: str, file_format: str, precision: str) -> Request:
     """Return what an export with the adapters ``names`` beside is asked for."""
-    beside = Adapters(tuple(Given(name, str(folder / name)) for name in names), "separate") if names else None
+    given = tuple(Given(name, str(folder / name)) for name in names)
+    limit = ROOM if (file_format, names) == ("tflite", "b") else None
+    beside = Adapters(given, "separate", rank_limit=limit) if names else None
     return Request(
         load_target("cpu"),
         ("backbone",),
@@ -122,7 +129,7 @@ def test_one_base_runs_with_each_and_without(bundle: Bundle, file_format: str, p
     both = bundle(file_format, precision)
     feeds, runner = inputs(both), opened(both)
     off = runner.run(feeds)
-    if precision != "int8-weights":  # the same as in int4, and an export less
+    if precision == "int4":  # each export compares itself with its base too
         assert bits(off) == bits(opened(bundle(file_format, precision, "")).run(feeds))
     made = {}
     for name in "ab":
@@ -201,6 +208,12 @@ def test_the_manifest_tells_the_contract(bundle: Bundle, file_format: str) -> No
         (file,) = one.files.values()
         shapes = held(both / file.path)
         assert {shapes[name][-1] for name in shapes if name.endswith("A")} == {RANKS[one.name]}
+        contract = json.loads((both / one.contract.path).read_text("utf-8"))
+        assert (contract["interface"], contract["fits"]) == (INTERFACE, [submodel.base])
+        (part,) = contract["graphs"].values()
+        assert part["file"]["sha256"] == file.sha256
+        ranks = {(slot["a"], slot["rank"], slot["scale"]) for slot in part["slots"]}
+        assert ranks == {(n, RANKS[one.name], 8 / RANKS[one.name]) for n in shapes if n.endswith("A")}
         assert sum(int(np.prod(shape)) for shape in shapes.values()) == one.parameters
         proof = one.verification[DECODER]
         assert proof.max_relative_error < 1e-5
@@ -226,51 +239,74 @@ def ran(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
+def changed(source: Path, to: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+    """Copy an adapter's folder to ``to``, with its contract changed by ``edit``."""
+    shutil.copytree(source, to)
+    path = to / contract_name("backbone")
+    table = json.loads(path.read_text("utf-8"))
+    edit(table)
+    path.write_text(json.dumps(table), "utf-8")
+    return to
+
+
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_run_takes_an_adapter_and_refuses_what_does_not_fit(
-    bundle: Bundle, tmp_path: Path, ran: Callable[[Path, object], Ran], file_format: str
+    bundle: Bundle, tmp_path: Path, folder: Path, ran: Callable[[Path, object], Ran], file_format: str
 ) -> None:
     both, other, fewer = (bundle(file_format, *asked) for asked in (("int4",), ("float32",), ("int4", "b")))
     said = {name: ran(both, name) for name in "ab"}
     assert [code for code, _, _ in said.values()] == [0, 0]
     assert said["a"][1] != said["b"][1]
-    assert ran(both, both / "adapters" / "a") == said["a"]
-    assert ran(fewer, both / "adapters" / "b")[:2] == said["b"][:2]
+    a, b = (both / "adapters" / name for name in "ab")
+    assert ran(both, a) == said["a"]
+    assert ran(fewer, shutil.copytree(b, tmp_path / "elsewhere"))[:2] == said["b"][:2]
     damaged = shutil.copytree(both, tmp_path / "damaged")
     adapter(damaged, "a").write_bytes(b"none")
+    (damaged / "adapters" / "b" / contract_name("backbone")).write_text("{}", "utf-8")
+    slotless = shutil.copytree(other, tmp_path / "slotless")
+    edit_manifest(slotless, f'"base": "{read_manifest(other).submodels[0].base}"', '"base": ""')
+    newer = changed(a, tmp_path / "newer", lambda table: table.update(interface=INTERFACE + 1))
+    older = shutil.copytree(both, tmp_path / "older")
+    edit_manifest(older, f'"interface": {INTERFACE}', f'"interface": {INTERFACE - 1}')
+    unknown = changed(a, tmp_path / "unknown", lambda table: table.update(fit="all"))
     for where, name, reason in (
         (both, "c", "the bundle has no adapter c"),
-        (other, both / "adapters" / "a", "was made for another base than backbone"),
-        (
-            fewer,
-            both / "adapters" / "a",
-            "backbone/decoder has no slot for model.layers.0.self_attn.v_proj.lora_A",
-        ),
-        (damaged, "a", "is missing or was altered"),
-        (both, adapter(damaged, "a").parent, "not a readable adapter"),
+        (both, folder / "a", "there is no backbone.adapter.json in it"),
+        (other, a, "was made for another base than backbone"),
+        (slotless, a, "backbone of this bundle has no slots for adapters"),
+        (fewer, a, "backbone/decoder has no slot for model.layers.0.self_attn.v_proj"),
+        (both, newer, "the adapter has version 2 of the interface, this m4c reads 1"),
+        (older, a, "the adapter has version 1 of the interface, backbone of this bundle has 0"),
+        (both, unknown, "the adapter's contract is damaged: fit is unknown"),
+        (damaged, "a", f"{file_name(DECODER, file_format)} is missing or was altered"),
+        (both, damaged / "adapters" / "a", f"{file_name(DECODER, file_format)} is missing or was altered"),
+        (damaged, "b", "backbone.adapter.json is missing or was altered"),
     ):
         code, _, err = ran(where, name)
-        assert (code, reason in err, "  fix: " in err) == (2, True, True), err
-    strange = shutil.copytree(fewer, tmp_path / "strange")
-    manifest = json.loads((strange / MANIFEST).read_text("utf-8"))
-    manifest["submodels"][0]["adapters"][0]["base"] = "0" * 64
-    (strange / MANIFEST).write_text(json.dumps(manifest), "utf-8")
-    assert "another base" in ran(strange, "b")[2]
+        assert (code, reason in err, "  fix: " in err, "Traceback" in err) == (2, True, True, False), err
 
 
-def test_a_rank_beyond_the_limit_is_refused(
+def test_a_later_adapter_of_larger_rank_needs_room(
     bundle: Bundle, tmp_path: Path, ran: Callable[[Path, object], Ran]
 ) -> None:
-    both = bundle("tflite", "int4")
-    path = adapter(both, "b")
-    with safe_open(path, "numpy") as file:
-        base = file.metadata()[BASE]
-    factors = load_file(path)
-    factors |= {
-        "lm_head.lora_A": np.zeros((64, 4), np.float32),
-        "lm_head.lora_B": np.zeros((4, 320), np.float32),
+    """The adapter b with a rank of zeros more: it says the same, where a base takes it."""
+    both, roomy = bundle("tflite", "int4"), bundle("tflite", "int4", "b")
+    assert {slot.rank_limit for slot in decoder(roomy).slots} == {ROOM}
+    larger = {
+        name: np.pad(v, [(0, n % 3 == 0) for n in v.shape])
+        for name, v in load_file(adapter(both, "b")).items()
     }
-    save_file(factors, tmp_path / path.name, {BASE: base})
-    code, _, err = ran(both, tmp_path)
+
+    def grow(table: dict[str, Any]) -> None:
+        part = table["graphs"][DECODER]
+        part["slots"] = [{**slot, "rank": slot["rank"] + 1} for slot in part["slots"]]
+        part["file"] = dataclasses.asdict(record_file(tmp_path, tmp_path / adapter(both, "b").name))
+
+    save_file(larger, tmp_path / adapter(both, "b").name)
+    path = changed(both / "adapters" / "b", tmp_path / "larger", grow)
+    shutil.copy(tmp_path / adapter(both, "b").name, path)
+    assert ran(roomy, path)[:2] == ran(both, "b")[:2]
+    code, _, err = ran(both, path)
     assert code == 2
     assert "lm_head takes a rank of up to 3 in backbone/decoder, the adapter has 4" in err
+    assert "--rank-limit 4" in err
