@@ -49,6 +49,7 @@ def stated(request: Request) -> dict[str, Any]:
         "options": {
             **{name: value for name, value in fields.items() if name not in ("model", "weights")},
             "target": request.target.name,
+            "submodels": sorted(request.submodels),
             "calibration": request.calibration if _is_word(request) else None,
             "adapters": None if adapters is None else {"mode": adapters.mode, "pickled": adapters.pickled},
         },

@@ -130,7 +130,7 @@ def test_layers_with_one_input_share_its_hessian(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(layerwise, "_hessian", count)
     graph, weights = decoder()
     calibrate(graph, weights, prompts(0), dict.fromkeys(linear(graph), FOUR), tmp_path, Silent())
-    assert counted == [64, 64, 64, 128, 64, 64, 64, 128, 64]  # q k v, o, gate up, down; twice; and the head
+    assert counted == [*(128, 128, 128, 352) * 2, 128]  # q k v, o, gate up, down; twice; and the head
 
 
 class Twice(nn.Module):

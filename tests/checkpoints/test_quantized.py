@@ -262,5 +262,5 @@ def test_a_configuration_of_endless_size(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(1 << 40)  # sparse
     save_file({"w": np.ones(3, np.float32)}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match="larger than 16 MiB"):
+    with pytest.raises(CheckpointError, match="larger than 64 MiB"):
         open_checkpoint(tmp_path)
