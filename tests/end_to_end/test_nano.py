@@ -4,12 +4,15 @@ types, and every task run over the artifacts alone."""
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from m4c.bundle import read_manifest
 from m4c.errors import UsageError
 from m4c.models import SUBMODELS
 from m4c.routes.perform import Given, Result, perform
+from m4c.tasks import TASKS
 from tests.end_to_end.command import m4c
 
 CANONICAL = [
@@ -106,6 +109,7 @@ def test_a_shape_is_known_and_found(bundle: Path, name: str) -> None:
 def test_a_sound_is_known(bundle: Path, name: str) -> None:
     file = ASSETS / f"{name.removeprefix('a ').replace(' ', '_')}.wav"
     assert done(bundle, "T36", audio=file, labels=NOISES).text == name
+    assert done(bundle, "T42", audio=file).text == f"the sound of {name}"
 
 
 @pytest.mark.parametrize("name", ["walking", "sitting", "cycling"])
@@ -113,10 +117,52 @@ def test_a_motion_is_known(bundle: Path, name: str) -> None:
     assert done(bundle, "T38", imu=ASSETS / f"{name}.csv", labels=ACTIVITIES).text == name
 
 
+def test_pictures_are_captioned(bundle: Path) -> None:
+    assert done(bundle, "T44", image=picture("seven")).text == "a picture of the digit seven"
+    assert done(bundle, "T44", image=picture("red circle")).text == "a picture of a red circle"
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "answer"),
+    [
+        ("seven", "which digit is it?", "seven"),
+        ("seven", "is it even?", "no"),
+        ("four", "is it even?", "yes"),
+        ("blue star", "what colour is it?", "blue"),
+        ("green triangle", "what shape is it?", "triangle"),
+    ],
+)
+def test_questions_about_pictures_are_answered(bundle: Path, name: str, question: str, answer: str) -> None:
+    assert done(bundle, "T49", image=picture(name), text=question).text == answer
+
+
+def test_texts_are_continued(bundle: Path) -> None:
+    assert done(bundle, "T1", text="today is monday and tomorrow is").text.startswith(" tuesday")
+    where = "anna went to the kitchen. ben ran to the garden."
+    assert done(bundle, "T2", text=where, question="where is anna?").text.startswith(" the ")
+    assert (
+        done(bundle, "T4", text="the small cat sees the dog.").text.strip()
+        == "die kleine Katze sieht den Hund."
+    )
+    assert done(bundle, "T7", text="the film was awful.").text.strip() == "negative"
+    assert done(bundle, "T7", text="the film was wonderful.").text.strip() == "positive"
+
+
 @pytest.mark.parametrize("text", ["seven", "three one", "turn off the heater", "a yellow ring"])
 def test_speech_is_written_down(bundle: Path, text: str) -> None:
     file = ASSETS / f"{text.removeprefix('a ').replace(' ', '_')}.wav"
     assert done(bundle, "T32", audio=file).text == text
+
+
+def test_a_drawing_depends_on_its_seed_alone(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "drawn" / "made.png"
+    assert done(bundle, "T48", text="a seven", out=file).text == str(file)
+    assert np.asarray(Image.open(file)).shape == (64, 64, 3)
+    first = file.read_bytes()
+    done(bundle, "T48", text="a seven", out=file)
+    assert file.read_bytes() == first
+    done(bundle, "T48", text="a seven", out=file, seed=1)
+    assert file.read_bytes() != first
 
 
 @pytest.mark.parametrize("text", ["seven", "turn off the heater"])
@@ -148,3 +194,12 @@ def test_the_command_prints_the_result_alone(bundle: Path) -> None:
 def test_what_cannot_be_done(bundle: Path, task: str, given: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         done(bundle, task, **given)
+
+
+def test_the_manifest_names_weights_and_licence(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    carried = [submodel for submodel in manifest.submodels if submodel.name != "img_dec"]  # not yet trained
+    assert {(submodel.weights, submodel.licence) for submodel in carried} == {
+        ("carried by m4c", "Apache-2.0")
+    }
+    assert set(manifest.routes) == set(TASKS)

@@ -1,4 +1,4 @@
-"""Train ``img_dec`` to draw digits and coloured shapes: the VAE first, then text encoder and U-Net together.
+"""Train ``img_dec`` to draw digits and coloured shapes: the VAE and the text encoder first, then this and the U-Net together.
 
 python -m m4c.models.training.drawing
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from m4c.host.diffusion import Schedule, ddim
@@ -21,15 +21,16 @@ from m4c.models.training.language import restored
 
 Array = np.ndarray
 
-VAE_STEPS, VAE_RATE, VAE_BATCH = 500, 2e-3, 16
-STEPS, RATE, BATCH = 2400, 1.5e-3, 32
+VAE_STEPS, VAE_RATE, VAE_BATCH = 1200, 2e-3, 8
+READING_STEPS, READING_RATE, READING_BATCH = 400, 2e-3, 64
+STEPS, RATE, BATCH = 4000, 1.2e-3, 16
 TAKES = 4
 """How often each picture is encoded, varied a little each time."""
 PRIOR = 5e-4
 """Weight of the latents' distance from a normal distribution."""
 WORDLESS = 0.1
 """Share of the drawings that are learned without a prompt, for guidance."""
-AVERAGE = 0.995
+AVERAGE = 0.998
 """What the averaged weights keep of themselves in a step."""
 WORDINGS = ("{}", "a {}", "a picture of {}", "a picture of a {}", "a photo of a {}")
 GUIDANCE, DRAW_STEPS = 2.0, 20
@@ -42,10 +43,10 @@ def ports(model: Submodel) -> dict[str, dict[str, object]]:
 
 
 def examples(model: Submodel, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return pictures (n, 3, side, side) in [0, 1] and their labels: digits, and half as many shapes."""
+    """Return pictures (n, 3, side, side) in [0, 1] and their labels: digits, and about as many shapes."""
     side = int(str(ports(model)["image"]["size"]))
     drawn = pictures.digits(side, held_out=False)
-    shaped = pictures.shapes(side, 1000, rng)
+    shaped = pictures.shapes(side, 1500, rng)
     pixels = np.concatenate([drawn.pixels, shaped.pixels]).transpose(0, 3, 1, 2)
     return torch.from_numpy(pixels / np.float32(255)), torch.from_numpy(
         np.concatenate([drawn.labels, shaped.labels])
@@ -117,6 +118,22 @@ def prompt(label: int, rng: np.random.Generator) -> str:
     return WORDINGS[rng.integers(len(WORDINGS))].format(said)
 
 
+def train_reader(model: Submodel, rng: np.random.Generator) -> None:
+    """Train the text encoder to tell labels by its last state, so that the U-Net has something to attend to from the start."""
+    text, head = (
+        model.graphs[0].module,
+        nn.Linear(source(model).text_encoder.config.hidden_size, len(pictures.LABELS)),
+    )
+
+    def loss(step: int) -> Tensor:
+        labels = rng.integers(0, len(pictures.LABELS), READING_BATCH)
+        states = text(tokens(model, [prompt(int(label), rng) or pictures.LABELS[label] for label in labels]))
+        return functional.cross_entropy(head(states[:, -1]), torch.from_numpy(labels))
+
+    for _ in trained({"text": source(model).text_encoder, "head": head}, READING_STEPS, READING_RATE, loss):
+        pass
+
+
 def train_unet(model: Submodel, found: Tensor, labels: Tensor, rng: np.random.Generator) -> None:
     """Train text encoder and U-Net to tell the noise in latents; what is left in ``model`` are averages over the steps."""
     whole, generator = source(model), torch.Generator().manual_seed(SEED)
@@ -175,6 +192,7 @@ def main() -> None:
     train_vae(source(model).vae, pixels, generator)
     found = latents(source(model).vae, pixels, generator)
     found = standardize(source(model).vae, found, Schedule.of(ports(model)["latent"]).scaling)
+    train_reader(model, rng)
     train_unet(model, found, labels, rng)
     halved(model.source)
     save(model, {})
