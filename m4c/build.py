@@ -12,17 +12,28 @@ import onnx_ir as ir
 from m4c.adapters.proof import Proof, prove, worse
 from m4c.adapters.separate import filled_in, slots_for
 from m4c.artifact import Artifact, Built
-from m4c.calibration import Samples, samples_for
+from m4c.calibration import FEW_RANDOM, RANDOM, Samples, samples_for, without_samples
 from m4c.capture import weights_of
 from m4c.errors import UnsupportedError
 from m4c.float_graphs import FloatGraphs
+from m4c.half import LARGEST
 from m4c.held_out import typical
 from m4c.host_part import LOOKED_UP, is_step, of_many_dimensions, of_numbers, split
-from m4c.numerics import SQNR_FLOOR_DB
+from m4c.numerics import SQNR_FLOOR_DB, Difference
 from m4c.observers import ENOUGH, NAMED, Observer
 from m4c.operator_reports.covered import covered
-from m4c.passes import OBSERVERS, for_format, for_integers, for_weights, legalized, with_adapters, with_cache
+from m4c.passes import (
+    OBSERVERS,
+    for_format,
+    for_halves,
+    for_integers,
+    for_weights,
+    legalized,
+    with_adapters,
+    with_cache,
+)
 from m4c.passes.calibrate import Calibrate
+from m4c.passes.halve import Halve
 from m4c.passes.quantize_weights import QuantizeWeights
 from m4c.pipeline import Note, Pipeline
 from m4c.plan import Plan, fall_back, plan, processor, weight_scheme
@@ -35,9 +46,9 @@ from m4c.slots import Slot
 from m4c.source import Source, TorchSource
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
 from m4c.targets.emit_tflite import operators_for, to_tflite
-from m4c.targets.emit_tflite.halves import LARGEST
 from m4c.verify import verify
 from m4c.weight_file import WeightFile
+from m4c.weights import Array
 
 WIDE = "it reaches {:.3g}, and float16 ends at {:g}: it is float32"
 """Why a weight or a value of a float16 build is not in float16."""
@@ -133,10 +144,14 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
 
 
 def _samples(site: Site, source: Source, planned: Plan) -> Samples | None:
-    """Return what ranges are taken from, if the plan wants ranges."""
-    if planned.precision not in INTEGER:
+    """Return what the plan wants to see computed: for ranges of integers, or for what goes beyond float16."""
+    given, seed = site.request.calibration, site.request.seed
+    if planned.precision in INTEGER:
+        return samples_for(source, given, seed, site.floats.open)
+    if planned.precision != HALF or planned.format != "onnx":
         return None
-    return samples_for(source, site.request.calibration, site.request.seed, site.floats.open)
+    found = given is not None and not without_samples(source, given)
+    return samples_for(source, given if found else RANDOM, seed, site.floats.open, FEW_RANDOM)
 
 
 def _rewritten(
@@ -157,7 +172,7 @@ def _rewritten(
     models = {}
     for name in list(captured):
         models[name], reports = pipeline.run(captured.pop(name))
-    rounding = [report for report in reports if report.step.startswith(QuantizeWeights.name)]
+    rounding = [r for r in reports if r.step.partition("{")[0] in (QuantizeWeights.name, Halve.name)]
     return Rewritten(pipeline, models, tuple(note for report in rounding for note in report.misses))
 
 
@@ -175,6 +190,9 @@ def pipeline_for(
         pipeline = for_weights(weight_scheme(request, planned), planned.dialect, given, grids)
     elif samples is None:
         pipeline = legalized(for_format(planned.format, dialect=planned.dialect), planned.rewrites)
+    elif planned.precision == HALF:
+        halve = Halve(samples.items, workspace, lambda done: step(done, 0))
+        pipeline = for_halves(planned.dialect, halve, planned.rewrites)
     else:
         observer = _observer(request, planned)
         calibrate = Calibrate(samples.items, workspace, observer, lambda done: step(done, 0), ENOUGH)
@@ -245,9 +263,7 @@ def _verified(
     """Hold each signature of the artifact at ``path`` against its source."""
     built = {}
     for name, one in sources.items():
-        inputs, pooled = (
-            typical(one, path, samples.to_verify) if samples else (one.sample(request.seed), None)
-        )
+        inputs, pooled = _taken(request, one, planned, path, samples)
         found = verify(
             one,
             made.models[name],
@@ -261,6 +277,17 @@ def _verified(
         )
         built[name] = Built(one, made.models[name], found)
     return built
+
+
+def _taken(
+    request: Request, source: Source, planned: Plan, path: Path, samples: Samples | None
+) -> tuple[Mapping[str, Array], Difference | None]:
+    """Return the inputs that an artifact is held against its source on, and the figures over several where it has integers."""
+    if samples is None:
+        return source.sample(request.seed), None
+    if planned.precision == HALF:
+        return next(iter(samples.to_verify)), None
+    return typical(source, path, samples.to_verify)
 
 
 def _floor(request: Request, planned: Plan) -> float | None:

@@ -23,6 +23,9 @@ RANDOM_SAMPLES = 32
 """With 4 samples the U-Net of m4-nano follows its source with 16.0 dB, with 16 with 18.4 dB, with 64 with 18.8 dB, where ranges
 are percentiles. Where they are extremes, 64 are no better than 32: encoders change by −1.3 to 0.2 dB, the VAE loses 0.5."""
 
+FEW_RANDOM = 2
+"""Random samples where only the largest values count, which hardly differ from one to another."""
+
 RANDOM_HELD = 4
 """Random samples that are held out."""
 
@@ -151,11 +154,14 @@ class _Taken:
         return self.runner.run(inputs)
 
 
-def samples_for(source: Source, calibration: str | None, seed: int, open_float: Open) -> Samples:
+def samples_for(
+    source: Source, calibration: str | None, seed: int, open_float: Open, count: int = RANDOM_SAMPLES
+) -> Samples:
     """Return the calibration samples of ``source``; of two or more, the last by name is held out.
 
-    ``calibration`` is ``random``, or a path: a file or folder that :func:`m4c.samples.open_samples` reads, or a folder of raw
-    files (WAV, PNG, JPEG, CSV) for a graph with one input. A folder may have one such folder for each graph, by its name.
+    ``calibration`` is ``random``, which gives ``count`` to calibrate on, or a path: a file or folder that
+    :func:`m4c.samples.open_samples` reads, or a folder of raw files (WAV, PNG, JPEG, CSV) for a graph with one input. A folder
+    may have one such folder for each graph, by its name.
     A graph for which there are none, and which gets its inputs from others of its sub-model, has what these make of the
     samples of the first of them, run by ``open_float``.
 
@@ -168,13 +174,13 @@ def samples_for(source: Source, calibration: str | None, seed: int, open_float: 
             fix="give --calibration a folder of typical inputs, or --calibration random to try without",
         )
     if calibration == RANDOM:
-        items = [source.sample(seed + 1 + i) for i in range(RANDOM_SAMPLES)]
+        items = [source.sample(seed + 1 + i) for i in range(count)]
         return Samples(
-            f"random numbers ({RANDOM_SAMPLES} samples): accuracy on real inputs is unknown",
+            f"random numbers ({count} samples): accuracy on real inputs is unknown",
             items,
             [
                 source.sample(seed),
-                *(source.sample(seed + 1 + RANDOM_SAMPLES + i) for i in range(RANDOM_HELD - 1)),
+                *(source.sample(seed + 1 + count + i) for i in range(RANDOM_HELD - 1)),
             ],
         )
     path = Path(calibration)

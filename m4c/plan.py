@@ -69,10 +69,10 @@ def _plan(request: Request, source: Source) -> Plan:
         )
     fastest = "ort" if precision in BITS else "standard"
     file_format = request.format or target.format
-    if precision == HALF and file_format == "onnx":
+    if precision == HALF and request.dialect == "genai":
         raise UsageError(
-            "float16 is built as TFLite alone, the format is onnx",
-            fix="leave out --format onnx, or add --quantize none",
+            "onnxruntime-genai's own graph is not built in float16",
+            fix="add --quantize int4, or leave out --dialect genai",
         )
     static, sizes = target.static_shapes or file_format == "tflite", dict(reversed(request.sizes))
     if static:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from m4c.allocator import trim
+from m4c.errors import UsageError
 from m4c.runs import cut
 from m4c.segments import last_reader, taken, weight_bytes
 
@@ -60,6 +61,38 @@ def sweep(
         sample.end()
     segment = None
     trim()
+
+
+def checked(graph: ir.Graph, samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Yield ``samples``, of which there must be one, each checked."""
+    count = 0
+    for count, sample in enumerate(samples, 1):
+        check_sample(graph, sample, f"sample {count}")
+        yield sample
+        del sample
+    if not count:
+        raise UsageError(
+            "there are no calibration samples", fix="give at least one; some tens of typical ones are enough"
+        )
+
+
+def check_sample(graph: ir.Graph, sample: Sample, where: str) -> None:
+    """Raise a :class:`UsageError` unless ``sample`` has exactly the inputs of ``graph``, in dtype and shape."""
+    fix = "the inputs are " + ", ".join(f"{v.name} {v.dtype}{v.shape}" for v in graph.inputs)
+    if set(sample) != {v.name for v in graph.inputs}:
+        raise UsageError(f"it has the arrays {', '.join(sorted(sample)) or 'none'}", where=where, fix=fix)
+    for value in graph.inputs:
+        given = sample[str(value.name)]
+        if value.dtype is not None and given.dtype != value.dtype.numpy():
+            raise UsageError(
+                f"{value.name} is {given.dtype}, not {value.dtype.numpy()}", where=where, fix=fix
+            )
+        shape = value.shape
+        if shape is not None and (
+            len(shape) != given.ndim
+            or any(isinstance(d, int) and d != g for d, g in zip(shape, given.shape, strict=True))
+        ):
+            raise UsageError(f"{value.name} has shape {list(given.shape)}, not {shape}", where=where, fix=fix)
 
 
 def bytes_of(node: ir.Node) -> int:

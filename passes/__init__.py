@@ -13,6 +13,7 @@ from m4c.passes.equalize_norms import EqualizeNorms
 from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
+from m4c.passes.halve import Halve
 from m4c.passes.insert_adapters import InsertAdapters
 from m4c.passes.legalize_attention import LegalizeAttention
 from m4c.passes.legalize_batch import LegalizeBatch
@@ -86,6 +87,11 @@ def for_format(file_format: str, layer_norm: Form = "mean", dialect: str = "stan
     if file_format == "tflite":
         return canonical() | DecomposeGroupNorm() | DecomposeLayerNorm(layer_norm)
     return canonical() if dialect == "standard" else canonical() | FuseAttention() | FuseNorms()
+
+
+def for_halves(dialect: str, halve: Halve, rewrites: Collection[str] = ()) -> Pipeline:
+    """Return the passes of an ONNX build that computes in float16."""
+    return legalized(for_format("onnx", dialect=dialect), rewrites) | halve
 
 
 def for_weights(

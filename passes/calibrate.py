@@ -4,7 +4,7 @@ Every float value is looked at as it appears (:mod:`m4c.sweep`); neither all wei
 in memory together.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +18,7 @@ from m4c.observers import MinMax, Observer, Watch
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.quant import CALIBRATED, activations, get_bounds, keeps_extremes, set_range
 from m4c.scales import CONVOLUTIONS
-from m4c.sweep import Sample, sweep
+from m4c.sweep import Sample, checked, sweep
 from m4c.weights import array
 
 Array = np.ndarray
@@ -93,7 +93,7 @@ def observe(
     watches: dict[str, Watch] = {}
     origin = {str(o.name): module_path(node) for node in model.graph for o in node.outputs}
     uncut = {str(value.name) for value in activations(model.graph) if keeps_extremes(value)}
-    for name, value in sweep(model, _checked(model.graph, samples), workspace, progress):
+    for name, value in sweep(model, checked(model.graph, samples), workspace, progress):
         _check_numbers(name, value, origin.get(name, "the sample"))
         watches.setdefault(name, Watch(MinMax() if name in uncut else observer)).add(value)
     ranges = {name: seen.range(enough) for name, seen in watches.items()}
@@ -101,38 +101,6 @@ def observe(
         assert operand.const_value is not None
         ranges[str(operand.name)] = _extremes(array(operand.const_value))
     return ranges
-
-
-def _checked(graph: ir.Graph, samples: Iterable[Sample]) -> Iterator[Sample]:
-    """Yield ``samples``, of which there must be one, each checked."""
-    count = 0
-    for count, sample in enumerate(samples, 1):
-        check_sample(graph, sample, f"sample {count}")
-        yield sample
-        del sample
-    if not count:
-        raise UsageError(
-            "there are no calibration samples", fix="give at least one; some tens of typical ones are enough"
-        )
-
-
-def check_sample(graph: ir.Graph, sample: Sample, where: str) -> None:
-    """Raise a :class:`UsageError` unless ``sample`` has exactly the inputs of ``graph``, in dtype and shape."""
-    fix = "the inputs are " + ", ".join(f"{v.name} {v.dtype}{v.shape}" for v in graph.inputs)
-    if set(sample) != {v.name for v in graph.inputs}:
-        raise UsageError(f"it has the arrays {', '.join(sorted(sample)) or 'none'}", where=where, fix=fix)
-    for value in graph.inputs:
-        given = sample[str(value.name)]
-        if value.dtype is not None and given.dtype != value.dtype.numpy():
-            raise UsageError(
-                f"{value.name} is {given.dtype}, not {value.dtype.numpy()}", where=where, fix=fix
-            )
-        shape = value.shape
-        if shape is not None and (
-            len(shape) != given.ndim
-            or any(isinstance(d, int) and d != g for d, g in zip(shape, given.shape, strict=True))
-        ):
-            raise UsageError(f"{value.name} has shape {list(given.shape)}, not {shape}", where=where, fix=fix)
 
 
 def stored_operands(graph: ir.Graph) -> list[ir.Value]:

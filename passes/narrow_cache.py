@@ -8,16 +8,15 @@ import numpy as np
 import onnx_ir as ir
 
 from m4c import cache
+from m4c.half import LOWEST
 from m4c.model import operator
 from m4c.passes.properties import typed
+from m4c.passes.reading import is_op
 from m4c.pipeline import Note, Pass, Property, Result
-from m4c.rewrite import MICROSOFT, Added
+from m4c.rewrite import MICROSOFT, Added, bypass
 from m4c.weights import Array, constant, derive, register
 
 FLOAT, HALF, CODE, SIZE = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.INT64
-
-LOWEST = float(np.finfo(np.float16).min) / 2
-"""The most that a mask takes off a score in float16: more would be infinite with a score added, and NaN where all is hidden."""
 
 ATTENTION = f"{MICROSOFT}::GroupQueryAttention"
 
@@ -148,16 +147,29 @@ def _as_half(values: Array) -> Array:
 
 
 def _cast(graph: ir.Graph, past: ir.Value, present: ir.Value, end: ir.Node) -> None:
-    """Return a cache cast to float16, after ``end``, and read it cast back."""
-    readers, shape = list(past.uses()), _shape(past)
+    """Return a cache cast to float16, after ``end``, and read it cast back; what reads or makes it in float16 has no casts."""
+    halves = [node for node in past.consumers() if is_op(node, "Cast") and node.outputs[0].dtype == HALF]
+    readers, shape = [use for use in past.uses() if use.node not in halves], _shape(past)
     past.type = ir.TensorType(HALF)
-    read = Added(graph, str(past.name))
-    wide = read.op("Cast", [past], "real", FLOAT, shape, to=FLOAT)
-    read.put_before(*(use.node for use in readers))
-    _replace(readers, wide)
-    written = Added(graph, str(present.name))
-    narrow = _to_half(written, present, "stored")
-    written.put_after(end)
+    for cast in halves:
+        bypass(cast, past)
+    if readers:
+        read = Added(graph, str(past.name))
+        wide = read.op("Cast", [past], "real", FLOAT, shape, to=FLOAT)
+        read.put_before(*(use.node for use in readers))
+        _replace(readers, wide)
+    maker = present.producer()
+    if (
+        maker is not None
+        and is_op(maker, "Cast")
+        and maker.inputs[0] is not None
+        and maker.inputs[0].dtype == HALF
+    ):
+        narrow = maker.inputs[0]
+    else:
+        written = Added(graph, str(present.name))
+        narrow = _to_half(written, present, "stored")
+        written.put_after(end)
     _return(graph, present, narrow)
 
 

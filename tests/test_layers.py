@@ -16,8 +16,8 @@ LAYERS = (
     "allocator errors hashing json_file sound_onnx onnx_file record progress quiet numerics precisions cache layouts model "
     "runs scopes skeleton slots tasks host",
     "ahead journal origins weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep "
-    "bundle static_cache grid",
-    "pipeline quant qdq scales observers host_part",
+    "bundle static_cache grid half",
+    "pipeline quant qdq scales observers reach host_part",
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",
     "operator_reports",

@@ -6,25 +6,16 @@ LiteRT's own kernels in float32. Both read such weights as they are stored and t
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
+from m4c.half import LARGEST, SUFFIX, ends, half
 from m4c.targets.emit_tflite.flat import Content, Flat, Tensor
 from m4c.targets.emit_tflite.versions import version
-from m4c.weight_file import PIECE
-from m4c.weights import Array, array, converted, part, stretches
 
 Op = tfl.BuiltinOperator
-
-LARGEST = float(np.finfo(np.float16).max)
-"""Beyond this, a float16 is infinite."""
-
-SUFFIX = ".float16"
-"""What follows the name of a weight in the name of the tensor that stores it."""
 
 
 def too_large(flat: Flat) -> dict[str, float]:
@@ -33,11 +24,9 @@ def too_large(flat: Flat) -> dict[str, float]:
     for tensor in flat.tensors:
         if _is_weight(tensor):
             assert tensor.content is not None
-            largest = max(
-                map(partial(_largest, tensor.content.source), stretches(tensor.content.source, PIECE))
-            )
-            if largest > LARGEST:
-                found[str(tensor.content.source.name)] = largest
+            low, high = ends(tensor.content.source)
+            if max(-low, high) > LARGEST:
+                found[str(tensor.content.source.name)] = max(-low, high)
     return found
 
 
@@ -123,23 +112,10 @@ def _is_weight(tensor: Tensor) -> bool:
     return tensor.dtype == ir.DataType.FLOAT and tensor.streamed
 
 
-def _largest(source: ir.TensorProtocol, rows: slice) -> float:
-    """Return the largest finite magnitude in ``rows``."""
-    values = np.abs(part(source, rows) if source.shape.numpy() else array(source))
-    return float(values[np.isfinite(values)].max(initial=0))
-
-
 def _half(tensor: Tensor) -> Tensor:
     """Return the tensor that stores ``tensor``, to be read while the file is written."""
     assert tensor.content is not None
     content = tensor.content
     if content.view is None:
-        source = content.source
-        content = Content(
-            converted(source, f"{source.name}{SUFFIX}", ir.DataType.FLOAT16, source.shape.numpy(), _rounded)
-        )
+        content = Content(half(content.source))
     return replace(tensor, name=tensor.name + SUFFIX, dtype=ir.DataType.FLOAT16, content=content)
-
-
-def _rounded(values: Array) -> Array:
-    return values.astype(np.float16)
