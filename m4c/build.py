@@ -46,6 +46,7 @@ from m4c.slots import Slot
 from m4c.source import Source, TorchSource
 from m4c.targets.emit_onnx import to_onnx, weight_bytes
 from m4c.targets.emit_tflite import operators_for, to_tflite
+from m4c.unrounded import check_unrounded
 from m4c.verify import verify
 from m4c.weight_file import WeightFile
 from m4c.weights import Array
@@ -124,7 +125,7 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
     with tempfile.TemporaryDirectory(
         prefix="m4c-"
     ) as workspace:  # weights may come from there when they are written
-        made = _rewritten(site, source, planned, captured, samples, slots, Path(workspace))
+        made = _rewritten(site, sources, planned, captured, samples, slots, Path(workspace))
         if "host" in planned.rewrites and all(is_step(model.graph) for model in made.models.values()):
             planned = replace(planned, processor="cpu", fallback=LOOKED_UP)
         progress.stage(source.name, "emit")
@@ -137,7 +138,9 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
     slots = filled_in(made.one, slots)
     proofs: dict[str, Proof] = {}
     for name, one in built.items():
-        proofs = worse(proofs, prove(one.source, read, path, slots, planned, one.verification, name))
+        proofs = worse(
+            proofs, prove(one.source, one.model, read, path, slots, planned, one.verification, name)
+        )
     floor = _floor(request, planned)
     floats = (*made.floats, *(Note(name, WIDE.format(value, LARGEST)) for name, value in wide.items()))
     return Artifact(planned, made.pipeline, path, built, floor, samples, floats, slots, proofs, coverage)
@@ -156,23 +159,34 @@ def _samples(site: Site, source: Source, planned: Plan) -> Samples | None:
 
 def _rewritten(
     site: Site,
-    source: Source,
+    sources: Mapping[str, Source],
     planned: Plan,
     captured: dict[str, ir.Model],
     samples: Samples | None,
     slots: tuple[Slot, ...],
     workspace: Path,
 ) -> Rewritten:
-    """Run the passes of the plan over what was ``captured``, which is left empty."""
+    """Run the passes of the plan over what was ``captured``, which is left empty.
+
+    Raises:
+        NumbersError: for an integer build, if the graph is not that of its source before it is rounded.
+    """
+    source = next(iter(sources.values()))
     step = partial(site.progress.step, source.name)
     given, grids = _weighed(site.request, source, planned, workspace, site.progress)
     pipeline = pipeline_for(site.request, planned, samples, workspace, step, given, grids)
     pipeline = with_adapters(pipeline, slots)
     site.progress.stage(source.name, "passes" if samples is None else "calibrate")
+    before, rest = pipeline.split(Calibrate)
     models = {}
     for name in list(captured):
-        models[name], reports = pipeline.run(captured.pop(name))
-    rounding = [r for r in reports if r.step.partition("{")[0] in (QuantizeWeights.name, Halve.name)]
+        model, reports = before.run(captured.pop(name))
+        if samples is not None and planned.precision in INTEGER:
+            check_unrounded(sources[name], model, next(iter(samples.items)), workspace)
+        models[name], more = rest.run(model) if rest.steps else (model, ())
+    rounding = [
+        r for r in (*reports, *more) if r.step.partition("{")[0] in (QuantizeWeights.name, Halve.name)
+    ]
     return Rewritten(pipeline, models, tuple(note for report in rounding for note in report.misses))
 
 

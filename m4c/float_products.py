@@ -62,7 +62,8 @@ def run_in_float(
     check: bool = False,
     signature: str = SIGNATURE,
 ) -> Ran:
-    """Return the outputs of the artifact at ``path`` by name; ``recorder`` hears what pieces make, by the names of the values.
+    """Return the outputs of the artifact at ``path`` by name; ``recorder`` hears what pieces make, by the names of the values,
+    and then the outputs.
 
     ``check``: hold LiteRT's kernel of every product against the product.
 
@@ -84,6 +85,9 @@ def run_in_float(
         return {run[0].outputs[0]: made}
 
     outputs = _work_through(opened, inputs, compute, alone=True, recorder=recorder)
+    if recorder is not None:
+        for name, value in outputs.items():
+            recorder(name, value)
     return Ran(outputs, max(steps, default=None))
 
 

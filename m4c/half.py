@@ -55,4 +55,4 @@ def _rounded(values: Array) -> Array:
 
 
 def _limited(values: Array) -> Array:
-    return np.maximum(values, np.float32(LOWEST)).astype(np.float16)
+    return np.asarray(np.maximum(values, np.float32(LOWEST)), np.float16)

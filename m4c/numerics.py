@@ -24,6 +24,13 @@ int16x8 it has 31.5 dB.
 ACTIVATIONS = "int8"
 """The precision whose floor holds for a TFLite artifact with rounded weights as LiteRT runs it, with activations in 8 bits."""
 
+REWRITTEN = "int16x8"
+"""The precision whose floor holds for the graph of an integer build before it is rounded, in float.
+
+What passes do for integers, such as to leave out an epsilon, costs little: of m4-nano's graphs the decoder of Whisper has
+least, 40.2 dB.
+"""
+
 NOTABLE_DB = 20.0
 """Integer artifacts below this are pointed out to the user."""
 

@@ -95,7 +95,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         """Refuse an order in which a pass would need what does not hold at its place."""
-        holds = set(self.given)
+        holds = frozenset(self.given)
         for index, step in enumerate(self.steps):
             for need in step.needs:
                 if need not in holds:
@@ -105,11 +105,19 @@ class Pipeline:
                         where=" | ".join(str(s) for s in self.steps[: index + 1]),
                         fix=f"put {giver} before it" if giver else f"no step gives {need}: add one that does",
                     )
-            holds = (holds - set(step.breaks)) | set(step.gives)
+            holds = _after(step, holds)
 
     def __str__(self) -> str:
         """Return the pipeline as text."""
         return " | ".join(str(step) for step in self.steps)
+
+    def split(self, kind: type[Pass]) -> tuple["Pipeline", "Pipeline"]:
+        """Return the steps before the first one of ``kind``, and that with the others; without one, these are none."""
+        place = next((n for n, step in enumerate(self.steps) if isinstance(step, kind)), len(self.steps))
+        holds = frozenset(self.given)
+        for step in self.steps[:place]:
+            holds = _after(step, holds)
+        return Pipeline(self.steps[:place], self.given), Pipeline(self.steps[place:], tuple(holds))
 
     def __or__(self, step: Pass) -> "Pipeline":
         """Return this pipeline with one step more."""
@@ -136,6 +144,11 @@ class Pipeline:
             log.debug("%s: %d changes, %d misses", step, len(changes), len(misses))
             reports.append(Report(str(step), changes, misses))
         return current, tuple(reports)
+
+
+def _after(step: Pass, holds: frozenset[Property]) -> frozenset[Property]:
+    """Return the properties that hold behind ``step``, where ``holds`` do before it."""
+    return (holds - set(step.breaks)) | set(step.gives)
 
 
 def _call(step: Pass, model: ir.Model) -> ir.passes.PassResult:

@@ -156,6 +156,14 @@ def _rows(tensor: ir.TensorProtocol | None, rows: slice, outputs: int) -> ir.Ten
     )
 
 
+def compute_in_float(graph: ir.Graph | ir.GraphView) -> bool:
+    """Let every MatMulNBits of ``graph`` leave activations as they are; return whether there is one."""
+    blockwise = [node for node in graph if node.op_type == "MatMulNBits"]
+    for node in blockwise:
+        node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", FLOAT)
+    return bool(blockwise)
+
+
 def _run(
     model: ir.Model,
     path: Path,
@@ -171,9 +179,7 @@ def _run(
     graph = ir.convenience.extract(model.graph, inputs, [str(value.name) for value in made])
     part = ir.Model(graph, ir_version=model.ir_version)
     part.opset_imports.update(model.opset_imports)
-    blockwise = [node for node in graph if node.op_type == "MatMulNBits"]
-    for node in blockwise:
-        node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", FLOAT)
+    blockwise = compute_in_float(graph)
     try:
         ir.save(part, path)
         runner = OnnxRunner(path, mapped=not blockwise)

@@ -16,6 +16,7 @@ from m4c.eager import as_torch
 from m4c.layouts import restored
 from m4c.models.graph import Graph
 from m4c.repeat import is_deep, stamped_names
+from m4c.segments import compute_in_float
 
 Array = np.ndarray
 Recorder = Callable[[str, Array], None]
@@ -94,10 +95,14 @@ def _names(program: torch.export.ExportedProgram, graph: Graph) -> dict[str, str
 
 
 def onnx_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> None:
-    """Run an ONNX file with every tensor of its main graph as an output; external data stays where it is."""
+    """Run an ONNX file with every tensor of its main graph as an output; external data stays where it is.
+
+    Activations are not rounded, as in :func:`m4c.segments.run_in_segments`.
+    """
     import onnxruntime
 
     model = ir.load(path)
+    compute_in_float(model.graph)
     returned = set(model.graph.outputs)
     for node in model.graph:
         for made in node.outputs:
@@ -124,10 +129,15 @@ def onnx_values(path: Path, inputs: Mapping[str, Array], recorder: Recorder) -> 
 def tflite_values(
     path: Path, inputs: Mapping[str, Array], recorder: Recorder, signature: str | None = None
 ) -> None:
-    """Run a TFLite file keeping every tensor; integers are told as the floats that they stand for, in the model's layout."""
+    """Run a TFLite file keeping every tensor; integers are told as the floats that they stand for, in the model's layout.
+
+    Outputs come last, by their names in the signature, whatever their tensors are called.
+    """
     from m4c.runners import TfliteRunner, from_stored
 
     runner = TfliteRunner(path, keep_all=True, signature=signature)
-    runner.run(inputs)
+    returned = runner.run(inputs)
     for detail, value in runner.tensors():
         recorder(*restored(detail["name"], from_stored(value, detail)))
+    for name, value in returned.items():
+        recorder(name, value)

@@ -237,8 +237,6 @@ def first_difference(
     """Return the first node, in the order of the graph, whose value is beyond what ``precision`` allows.
 
     The source computes from ``given``, the artifact from ``taken``, which is the same with caches as they are stored.
-    Values that only one of the two computes, such as those inside a fused operator, are passed over; so are masked ones,
-    which saturate in integers and would hide all others in floats.
     """
     actual: dict[str, Array] = {}
     if artifact.suffix == ".onnx":
@@ -247,6 +245,22 @@ def first_difference(
         run_in_float(artifact, taken, actual.__setitem__, signature=signature)
     else:
         tflite_values(artifact, taken, actual.__setitem__, signature)
+    return first_beyond(source, model, actual, precision, given, min_sqnr)
+
+
+def first_beyond(
+    source: Source,
+    model: ir.Model,
+    actual: Mapping[str, Array],
+    precision: str,
+    given: Mapping[str, Array],
+    min_sqnr: float | None = None,
+) -> str:
+    """Return the first node of ``model`` whose ``actual`` value is not what ``source`` computes from ``given``.
+
+    Values that only one of the two computes, such as those inside a fused operator, are passed over; so are masked ones,
+    which saturate in integers and would hide all others in floats.
+    """
     found: dict[str, Difference] = {}
 
     def compare(name: str, value: Array) -> None:

@@ -27,7 +27,7 @@ from m4c.weights import Array
 from tests.rounding.matrices import correlated
 from tests.two_layers import TwoLayers, Whole, graph_of, stored, tiny, weights_of
 
-SIZES = replace(NANO, ffn=128)
+SIZES = replace(NANO, width=64, head_dim=16, ffn=128)
 SAMPLES, STEPS = 8, 24
 FOUR = Grid(4, 32)
 Weights = Mapping[str, ir.TensorProtocol]
@@ -130,7 +130,7 @@ def test_layers_with_one_input_share_its_hessian(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(layerwise, "_hessian", count)
     graph, weights = decoder()
     calibrate(graph, weights, prompts(0), dict.fromkeys(linear(graph), FOUR), tmp_path, Silent())
-    assert counted == [*(128, 128, 128, 352) * 2, 128]  # q k v, o, gate up, down; twice; and the head
+    assert counted == [64, 64, 64, 128, 64, 64, 64, 128, 64]  # q k v, o, gate up, down; twice; and the head
 
 
 class Twice(nn.Module):

@@ -96,6 +96,16 @@ def test_what_is_given_need_not_be_made() -> None:
         Pipeline((Tidy(), Mess())) | Rename()
 
 
+def test_it_is_split_where_a_step_begins() -> None:
+    whole = Pipeline((Tidy(), Rename(), Rename(to="second")), (other,))
+    before, rest = whole.split(Rename)
+    assert (before.steps, rest.steps) == (whole.steps[:1], whole.steps[1:])
+    assert set(rest.given) == {other, tidy}
+    made, _ = rest.run(before.run(model())[0])
+    assert fingerprint(made) == fingerprint(whole.run(model())[0])
+    assert before.split(Rename) == (before, Pipeline((), rest.given))
+
+
 def test_it_prints_options_that_are_not_the_default() -> None:
     steps = Pipeline((Tidy(), Rename(), Rename("b"), Rename("c", loud=False, secret="y")))
     assert str(steps) == "tidy-up | rename | rename{to=b} | rename{to=c,loud=False}"

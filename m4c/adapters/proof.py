@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 
 from m4c.adapters.folder import Adapter
 from m4c.adapters.merge import merged
@@ -17,7 +18,7 @@ from m4c.plan import Plan
 from m4c.precisions import BITS
 from m4c.slots import Slot
 from m4c.source import Source, TorchSource
-from m4c.verify import FLOAT_FIX, Verification, compared, run_each, with_stored
+from m4c.verify import FLOAT_FIX, Verification, compared, first_difference, run_each, with_stored
 
 Array = np.ndarray
 
@@ -36,6 +37,7 @@ class Proof:
 
 def prove(
     source: Source,
+    model: ir.Model,
     read: frozenset[str],
     artifact: Path,
     slots: Sequence[Slot],
@@ -45,8 +47,8 @@ def prove(
 ) -> dict[str, Proof]:
     """Return the proof of each adapter of ``source`` that changes its graph, by name.
 
-    ``read`` are the keys of the weights that the graph reads, ``slots`` those of ``artifact``, and ``verified`` is of its
-    ``signature`` without an adapter beside it.
+    ``artifact`` was emitted from ``model``. ``read`` are the keys of the weights that the graph reads, ``slots`` those of
+    ``artifact``, and ``verified`` is of its ``signature`` without an adapter beside it.
 
     Raises:
         NumbersError: if an adapter changes nothing, or something else than merged weights would, or leaves a trace.
@@ -56,7 +58,7 @@ def prove(
     caches = narrowed(plan.cache, source.inputs, source.outputs)
     given = real(verified.inputs) if caches else verified.inputs
     if source.unmerged is None:
-        return _beside(source, artifact, slots, plan, verified, given, signature)
+        return _beside(source, model, artifact, slots, plan, verified, given, signature)
     changing = [adapter for adapter in source.adapters if read & adapter.changed]
     if not changing:
         return {}
@@ -78,6 +80,7 @@ def worse(some: Mapping[str, Proof], others: Mapping[str, Proof]) -> dict[str, P
 
 def _beside(
     source: TorchSource,
+    model: ir.Model,
     artifact: Path,
     slots: Sequence[Slot],
     plan: Plan,
@@ -99,14 +102,22 @@ def _beside(
     ran = run_each(artifact, feeds, plan.precision, signature)
     require_base(artifact, slots, verified.inputs, signature)
     proofs = {}
-    for adapter, expected, made in zip(filling, with_, ran, strict=True):
+    for number, (adapter, expected, made) in enumerate(zip(filling, with_, ran, strict=True)):
         effect = require_effect(source.name, [adapter], without, expected)
         found = compared(expected, real(made) if both else made, presents, plan.cache)
         if not found.within(held):
             raise NumbersError(
                 f"{source.name} with adapter {adapter.name} differs from its source with merged weights: "
                 f"{found}, allowed is {found.allowed(held)}",
-                where=source.name,
+                where=first_difference(
+                    replace(source, weights=variants[number + 1]),
+                    model,
+                    artifact,
+                    held,
+                    given,
+                    feeds[number],
+                    signature=signature,
+                ),
                 fix=FLOAT_FIX,
             )
         proofs[adapter.name] = Proof(found, effect)

@@ -9,9 +9,11 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from onnx import numpy_helper
 
 import m4c.capture
+import m4c.trace
 from m4c import cli
 from m4c.bundle import GraphRecord, read_manifest
 from m4c.models.graph import Graph
@@ -57,19 +59,37 @@ def captured() -> dict[str, ir.Model]:
     return {}
 
 
-def share_captures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every export of a graph begin with the same capture, without weights."""
-    real = m4c.capture.capture
+@cache
+def translated() -> dict[str, torch.onnx.ONNXProgram]:
+    """Return the programs that were traced before, likewise."""
+    return {}
 
-    def once(graph: Graph, dynamic: frozenset[str] = frozenset()) -> ir.Model:
-        sizes = [(name, list(held.shape)) for name, held in graph.module.state_dict().items()]
-        rows = [(name, list(held.shape)) for name, held in graph.module.named_buffers()]
-        key = str((graph.name, sizes, rows, sorted(graph.sizes.items()), sorted(graph.dynamic | dynamic)))
+
+def share_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every export of a graph begin with the same capture, without weights, and be traced by the same program."""
+    capture, translate = m4c.capture.capture, m4c.capture.translate
+
+    def captured_once(graph: Graph, dynamic: frozenset[str] = frozenset()) -> ir.Model:
+        key = _key(graph, dynamic)
         if key not in captured():
-            captured()[key] = real(graph, dynamic)
+            captured()[key] = capture(graph, dynamic)
         return captured()[key].clone()
 
-    monkeypatch.setattr(m4c.capture, "capture", once)
+    def translated_once(graph: Graph, dynamic: frozenset[str] = frozenset()) -> torch.onnx.ONNXProgram:
+        key = _key(graph, dynamic)
+        if key not in translated():
+            translated()[key] = translate(graph, dynamic)
+        return translated()[key]
+
+    monkeypatch.setattr(m4c.capture, "capture", captured_once)
+    monkeypatch.setattr(m4c.trace, "translate", translated_once)
+
+
+def _key(graph: Graph, dynamic: frozenset[str]) -> str:
+    """Return what is the same for two graphs that are captured alike."""
+    sizes = [(name, list(held.shape)) for name, held in graph.module.state_dict().items()]
+    rows = [(name, list(held.shape)) for name, held in graph.module.named_buffers()]
+    return str((graph.name, sizes, rows, sorted(graph.sizes.items()), sorted(graph.dynamic | dynamic)))
 
 
 @pytest.fixture(autouse=True)
