@@ -250,7 +250,10 @@ def verify(
 @app.command()
 def report(
     subject: Annotated[
-        str, typer.Argument(help="A preset, a sub-model, a bundle, a file, or zoo: the paper's 50 models.")
+        str,
+        typer.Argument(
+            help="A preset, a sub-model, a bundle, a file; zoo: the paper's 50 models; scaling: 1 to 50 tasks."
+        ),
     ] = "m4-nano",
     target: Annotated[
         list[str] | None,
@@ -268,10 +271,11 @@ def report(
     ] = ReportFormat.TEXT,
     jobs: Annotated[int, typer.Option(help="Models captured at once; 0: one a core.", min=0)] = 0,
     measure: Annotated[
-        bool, typer.Option("--measure", help="zoo: capture all models anew and store it.")
+        bool, typer.Option("--measure", help="zoo, scaling: measure all anew and store it.")
     ] = False,
     figure: Annotated[
-        Path | None, typer.Option(help="zoo: draw the growth into this .svg or .png, and the use into …-use.")
+        Path | None,
+        typer.Option(help="zoo, scaling: draw into this .svg or .png; the use of the types into …-use."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="html: the file to write, instead of stdout.")
@@ -281,19 +285,19 @@ def report(
     """Report the operators of every graph, or with --target which of them run there, in which partitions, and why not."""
     from m4c.errors import UsageError
 
-    if subject == "zoo":
+    if subject in ("zoo", "scaling"):
         if target:
-            raise UsageError("the zoo is counted, not placed on a target", fix="leave out --target")
+            raise UsageError(f"{subject} is counted, not placed on a target", fix="leave out --target")
         if form is ReportFormat.HTML:
             raise UsageError(
-                "the zoo has no page of its own", fix="m4c report m4 --format html has its growth"
+                f"{subject} has no page of its own", fix="m4c report m4 --format html has the zoo's growth"
             )
-        from m4c.reporting import report_zoo
+        from m4c.reporting import STORED
 
-        report_zoo("json" if as_json else form.value, jobs, measure, figure)
+        STORED[subject]("json" if as_json else form.value, jobs, measure, figure)
         return
     if measure or figure:
-        raise UsageError("--measure and --figure are for m4c report zoo", fix="leave them out")
+        raise UsageError("--measure and --figure are for m4c report zoo and scaling", fix="leave them out")
     from m4c.models import PRESETS, SUBMODELS
     from m4c.operator_reports.render import to_json, to_markdown, to_table
     from m4c.operator_reports.subjects import operators_of

@@ -21,8 +21,10 @@ from m4c.operator_reports.render_placement import (
     to_markdown,
 )
 from m4c.operator_reports.zoo import render as render_zoo
+from m4c.operator_reports.zoo import render_scaling
 from m4c.operator_reports.zoo.baseline import store, stored
 from m4c.operator_reports.zoo.registry import BUILDERS
+from m4c.operator_reports.zoo.scaling import store_scaling, stored_scaling
 from m4c.progress import Silent
 from m4c.targets.profile import Target, load_target, names
 from m4c.terminal import ProgressBar, show_json, show_table
@@ -109,6 +111,36 @@ def report_zoo(form: str, jobs: int, measure: bool, figure: Path | None) -> None
     else:
         show_table(render_zoo.to_table(found))
         show_table(render_zoo.to_frequencies(found))
+
+
+def report_scaling(form: str, jobs: int, measure: bool, figure: Path | None) -> None:
+    """Show what 1 to 50 tasks need of a device, as the models of the zoo and as M4; arguments as of :func:`report_zoo`.
+
+    Raises:
+        UsageError: if the picture cannot be drawn.
+    """
+    if measure:
+        from m4c.scaling import measured
+
+        with ProgressBar(len(BUILDERS) + len(SUBMODELS)) as progress:
+            store_scaling(measured(progress, jobs))
+    found = stored_scaling(stored())
+    if figure is not None:
+        from m4c.operator_reports.zoo.figure import draw_scaling
+
+        draw_scaling(found, figure)
+        sys.stderr.write(f"{figure}\n")
+    if form == "json":
+        show_json(render_scaling.to_json(found))
+    elif form == "md":
+        sys.stdout.write(render_scaling.to_markdown(found))
+    else:
+        for table in render_scaling.to_tables(found):
+            show_table(table)
+
+
+STORED = {"zoo": report_zoo, "scaling": report_scaling}
+"""Reports on what comes with m4c, by the subject that asks for each."""
 
 
 def explain_node(bundle: Path, name: str, target: str | None, as_json: bool) -> None:

@@ -79,6 +79,7 @@ def test_usage_errors_of_the_parser(m4c: Shell, arguments: list[str]) -> None:
         (["report", "none"], "there is nothing to report on at none"),
         (["report", "text.onnx"], "not an ONNX model"),
         (["report", "m4-nano", "--measure"], "--measure and --figure are for m4c report zoo"),
+        (["report", "scaling", "--target", "edgetpu"], "scaling is counted, not placed on a target"),
         (["report", "--figure", "a.svg"], "--measure and --figure are for m4c report zoo"),
     ],
 )

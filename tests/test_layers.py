@@ -22,7 +22,8 @@ LAYERS = (
     "passes targets",
     "operator_reports",
     "read_back read_back_tflite float_products float_graphs request plan staging recipe disk store resources memory_limit "
-    "kernels held_out verify unrounded artifact genai build assemble compile rebuild cluster adapters selftest routes terminal",
+    "scaling kernels held_out verify unrounded artifact genai build assemble compile rebuild cluster adapters selftest routes "
+    "terminal",
     "options reporting gating exporting cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
@@ -30,6 +31,7 @@ LAYERS = (
 PRIVATE = {
     "os._exit": "the only way to end a process from a thread beside the main one",
     "torch.onnx._internal": "the exporter makes its list of functions anew at each call, for 0.4 s",
+    "torch.utils._python_dispatch": "modes that see every operator have no public name yet",
     "torch._subclasses": "fake tensors have no public name yet",
 }
 """Private modules of others that are used, and why."""
@@ -204,6 +206,7 @@ def loaded(folder: Path, *arguments: object) -> tuple[int, set[str]]:
         (["gate", "float", "--target", "qualcomm-htp", "--min-coverage", "1"], 0),
         (["diff", "int8", "float"], 0),
         (["report", "zoo"], 0),
+        (["report", "scaling"], 0),
         (["run", "float", "--task", "T32", "--audio", "none.wav"], 2),
     ],
 )

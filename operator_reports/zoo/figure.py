@@ -1,4 +1,4 @@
-"""The paper's two figures of operator types, of our counts. matplotlib is needed for them: ``pip install m4c[figures]``."""
+"""The paper's figures of operator types and of scaling, by our counts. matplotlib is needed: ``pip install m4c[figures]``."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from m4c.errors import UsageError
 from m4c.operator_reports.zoo.baseline import Baseline
 from m4c.operator_reports.zoo.registry import ENTRIES
+from m4c.operator_reports.zoo.scaling import Scaling
 
 DRAWN = {
     "optimized": ("#2a6fbb", "torch's ONNX export", True),
@@ -24,20 +25,50 @@ def draw(found: Baseline, path: Path) -> Path:
     Raises:
         UsageError: if there is no matplotlib, or a file is no .svg or .png or cannot be written.
     """
+    growth = _figure(path, 8, 4)
+    _growth(growth.subplots(), found)
+    _save(growth, path)
+    use = _figure(path, 12, 6)
+    _use(use.subplots(2), found)
+    beside = path.with_stem(f"{path.stem}-use")
+    _save(use, beside)
+    return beside
+
+
+def draw_scaling(found: Scaling, path: Path) -> None:
+    """Draw what 1 to 50 tasks need on the disk and in memory into ``path``. Equal sizes make equal bytes.
+
+    Raises:
+        UsageError: as :func:`draw` does.
+    """
+    figure = _figure(path, 11, 4)
+    panels = (("storage", "on the disk, GB"), ("memory", "resident, GB"))
+    for axes, (of, words) in zip(figure.subplots(1, 2), panels, strict=True):
+        for name, line, colour, style in (
+            ("models, float32", found.models("float32"), "#2a6fbb", "-"),
+            ("models, float16", found.models("float16"), "#2a6fbb", "--"),
+            ("M4, backbone in INT8", found.m4("int8"), "#c2571a", "-"),
+            ("M4, backbone in INT4", found.m4("int4"), "#c2571a", "--"),
+        ):
+            bytes_ = [getattr(point, of) / 1e9 for point in line]
+            axes.step(
+                range(1, len(line) + 1), bytes_, where="post", color=colour, linestyle=style, label=name
+            )
+        axes.set(xlabel="tasks, in the paper's order", ylabel=words, xlim=(1, len(ENTRIES)), ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, title="estimated from shapes")
+    _save(figure, path)
+
+
+def _figure(path: Path, width: float, height: float) -> Any:
+    """Return an empty picture, of inches, that can be saved as ``path``."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError("a picture needs matplotlib", fix="pip install 'm4c[figures]'") from error
     if path.suffix[1:] not in FORMS:
         raise UsageError("a picture is an .svg or a .png file", where=str(path), fix="end its name so")
-    growth = Figure(figsize=(8, 4), layout="constrained")
-    _growth(growth.subplots(), found)
-    _save(growth, path)
-    use = Figure(figsize=(12, 6), layout="constrained")
-    _use(use.subplots(2), found)
-    beside = path.with_stem(f"{path.stem}-use")
-    _save(use, beside)
-    return beside
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _growth(axes: Any, found: Baseline) -> None:
