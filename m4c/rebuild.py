@@ -13,6 +13,7 @@ from m4c.bundle import MANIFEST, Manifest
 from m4c.compile import compile_bundle
 from m4c.errors import BundleError, NumbersError, UsageError
 from m4c.hashing import sha256
+from m4c.models import shipped
 from m4c.progress import Progress
 from m4c.recipe import files, subjects
 from m4c.request import Request
@@ -81,6 +82,7 @@ def as_request(recipe: Mapping[str, Any], beside: Beside) -> Request:
     if scheme is not None:
         scheme = Scheme(**{**scheme, "keep": tuple(map(tuple, scheme["keep"]))})
     mode = options.pop("adapters")
+    carried = options.pop("carried")
     request = Request(
         **{
             **options,
@@ -90,7 +92,7 @@ def as_request(recipe: Mapping[str, Any], beside: Beside) -> Request:
             "sizes": tuple((name, size) for name, size in options["sizes"]),
             "scheme": scheme,
             "model": beside.model,
-            "weights": beside.weights,
+            "weights": shipped.WEIGHTS if carried else beside.weights,
             "calibration": options["calibration"] or beside.calibration,
         }
     )

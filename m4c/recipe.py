@@ -18,7 +18,7 @@ from typing import Any
 
 import m4c
 from m4c.hashing import sha256
-from m4c.models import CACHED
+from m4c.models import CACHED, shipped
 from m4c.request import Request
 from m4c.selection import selected_submodels
 from m4c.targets.profile import Target
@@ -42,6 +42,9 @@ def stated(request: Request) -> dict[str, Any]:
     """Return what a manifest says of its request: the options, and what was ``given`` beside them, of which it has hashes."""
     fields = {field.name: _plain(getattr(request, field.name)) for field in dataclasses.fields(request)}
     given = [name for name in ("model", "weights", "adapters") if getattr(request, name) is not None]
+    carried = request.weights == shipped.WEIGHTS
+    if carried:
+        given.remove("weights")
     if not _is_word(request):
         given.append("calibration")
     adapters = request.adapters
@@ -50,6 +53,7 @@ def stated(request: Request) -> dict[str, Any]:
             **{name: value for name, value in fields.items() if name not in ("model", "weights")},
             "target": request.target.name,
             "submodels": sorted(request.submodels),
+            "carried": carried,
             "calibration": request.calibration if _is_word(request) else None,
             "adapters": None if adapters is None else {"mode": adapters.mode, "pickled": adapters.pickled},
         },

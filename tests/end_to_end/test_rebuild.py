@@ -10,6 +10,7 @@ from m4c.adapters.given import Adapters, Given
 from m4c.bundle import MANIFEST, read_manifest
 from m4c.errors import NumbersError, UsageError
 from m4c.hashing import sha256
+from m4c.models import shipped
 from m4c.progress import Silent
 from m4c.rebuild import Beside, as_request, rebuild
 from m4c.recipe import stated
@@ -45,6 +46,7 @@ def test_other_versions_are_told(int8_bundle: Path, copied: Copy) -> None:
 
 
 REQUESTS = [
+    Request(CPU, weights=shipped.WEIGHTS),
     Request(CPU),
     Request(
         CPU, ("backbone/decoder",), preset="m4", seed=3, dynamic=frozenset({"batch"}), sizes=(("past", 511),)

@@ -88,4 +88,4 @@ def test_mistakes(
     assert "cannot write the page: Is a directory" in capsys.readouterr().err
     assert run(monkeypatch, file, "--target", "nowhere", "--format", "html") == 2
     assert run(monkeypatch, "zoo", "--format", "html") == 2
-    assert "the zoo has no page of its own" in capsys.readouterr().err
+    assert "zoo has no page of its own" in capsys.readouterr().err
