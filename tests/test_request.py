@@ -50,12 +50,13 @@ def test_the_target_decides_unless_the_user_does() -> None:
     assert plan(chosen, source(1, 4)) == Plan("tflite", "int8", "cpu")
 
 
-def test_float16_is_tflite() -> None:
+def test_float16_is_for_both_formats_but_not_for_genai() -> None:
+    assert plan(Request(target=GPU, format="onnx"), source(1, 4)) == Plan("onnx", "float16", "gpu")
+    assert plan(Request(target=CPU, precision="float16"), source(1, 4)) == Plan("onnx", "float16", "cpu")
     with pytest.raises(
-        UsageError, match=r"TFLite alone(.|\n)*fix: leave out --format onnx, or add --quantize none"
+        UsageError, match=r"not built in float16(.|\n)*fix: add --quantize int4, or leave out"
     ):
-        plan(Request(target=GPU, format="onnx"), source(1, 4))
-    assert plan(Request(target=GPU, format="onnx", precision="float32"), source(1, 4)).format == "onnx"
+        plan(Request(target=CPU, precision="float16", dialect="genai"), source(1, 4))
 
 
 def test_ranges_are_chosen_for_integers_alone() -> None:
