@@ -252,7 +252,8 @@ def report(
     subject: Annotated[
         str,
         typer.Argument(
-            help="A preset, a sub-model, a bundle, a file; zoo: the paper's 50 models; scaling: 1 to 50 tasks."
+            help="A preset, a sub-model, a bundle, a file; zoo: the paper's 50 models; scaling: what 1 to 50 tasks need; "
+            "routes: the least time of each task on a target."
         ),
     ] = "m4-nano",
     target: Annotated[
@@ -285,16 +286,11 @@ def report(
     """Report the operators of every graph, or with --target which of them run there, in which partitions, and why not."""
     from m4c.errors import UsageError
 
-    if subject in ("zoo", "scaling"):
-        if target:
-            raise UsageError(f"{subject} is counted, not placed on a target", fix="leave out --target")
-        if form is ReportFormat.HTML:
-            raise UsageError(
-                f"{subject} has no page of its own", fix="m4c report m4 --format html has the zoo's growth"
-            )
-        from m4c.reporting import STORED
+    if subject in ("zoo", "scaling", "routes"):
+        from m4c.reporting import report_fleet
 
-        STORED[subject]("json" if as_json else form.value, jobs, measure, figure)
+        shown = "json" if as_json else form.value
+        report_fleet(subject, tuple(target or ()), preset, shown, jobs, measure, figure)
         return
     if measure or figure:
         raise UsageError("--measure and --figure are for m4c report zoo and scaling", fix="leave them out")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from m4c.errors import UsageError
 from m4c.models import PRESETS, SUBMODELS
-from m4c.operator_reports import explain
+from m4c.operator_reports import explain, render_latency
 from m4c.operator_reports.across import Found, across
+from m4c.operator_reports.latency import submodels_called, timed, with_figures
 from m4c.operator_reports.page_data import page_data
 from m4c.operator_reports.placement import Judged
 from m4c.operator_reports.render_page import to_html
@@ -139,8 +140,55 @@ def report_scaling(form: str, jobs: int, measure: bool, figure: Path | None) -> 
             show_table(table)
 
 
+def report_routes(targets: tuple[str, ...], preset: str, jobs: int, form: str) -> None:
+    """Show how long each task's route takes at least on each of ``targets``, as ``text``, ``json`` or ``md``.
+
+    Raises:
+        UsageError: if no target is named, or it is not known how fast one is.
+    """
+    profiles = with_figures(targets)
+    with ProgressBar(submodels_called()) as progress:
+        found = timed(profiles, preset, progress, jobs)
+    if form == "json":
+        show_json(render_latency.to_json(found, profiles, preset))
+    elif form == "md":
+        pages = (render_latency.to_markdown(found[target.name], target) for target in profiles)
+        sys.stdout.write("\n".join(pages))
+    else:
+        for target in profiles:
+            show_table(render_latency.to_table(found[target.name], target))
+
+
 STORED = {"zoo": report_zoo, "scaling": report_scaling}
 """Reports on what comes with m4c, by the subject that asks for each."""
+
+
+def report_fleet(
+    subject: str,
+    targets: tuple[str, ...],
+    preset: str,
+    form: str,
+    jobs: int,
+    measure: bool,
+    figure: Path | None,
+) -> None:
+    """Show a report on all tasks together: ``zoo``, ``scaling`` or ``routes``.
+
+    Raises:
+        UsageError: if an option does not belong to that report.
+    """
+    if form == "html":
+        raise UsageError(
+            f"{subject} has no page of its own", fix="m4c report m4 --format html has the zoo's growth"
+        )
+    if subject not in STORED:
+        if measure or figure:
+            raise UsageError("--measure and --figure are for zoo and scaling", fix="leave them out")
+        report_routes(targets, preset, jobs, form)
+        return
+    if targets:
+        raise UsageError(f"{subject} is counted, not placed on a target", fix="leave out --target")
+    STORED[subject](form, jobs, measure, figure)
 
 
 def explain_node(bundle: Path, name: str, target: str | None, as_json: bool) -> None:

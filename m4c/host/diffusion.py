@@ -13,6 +13,9 @@ import numpy as np
 from m4c.host import facts
 from m4c.host.facts import Host
 
+STEPS = 20
+"""In how many steps pictures are made."""
+
 Array = np.ndarray
 Predict = Callable[[Array, float], Array]
 """Takes a latent image and a step, gives the noise in it."""

@@ -9,14 +9,13 @@ import numpy as np
 from PIL import Image
 
 from m4c.bundle import Manifest
-from m4c.host.diffusion import Schedule, ddim
+from m4c.host.diffusion import STEPS, Schedule, ddim
 from m4c.host.facts import numbers
 from m4c.routes.opened import open_graphs
 from m4c.tasks import Task
 
 Array = np.ndarray
 
-STEPS = 20
 GUIDANCE = 2.0
 """How much further; 1 is not at all."""
 
