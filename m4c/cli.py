@@ -271,6 +271,10 @@ def report(
         ReportFormat, typer.Option("--format", help="text, json, md or html.")
     ] = ReportFormat.TEXT,
     jobs: Annotated[int, typer.Option(help="Models captured at once; 0: one a core.", min=0)] = 0,
+    op_budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="Exit with 4 if there are more operator types; say what to give up."),
+    ] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="zoo, scaling: measure all anew and store it.")
     ] = False,
@@ -290,6 +294,8 @@ def report(
         from m4c.reporting import report_fleet
 
         shown = "json" if as_json else form.value
+        if op_budget is not None:
+            raise UsageError("--op-budget is for graphs", fix="m4c report m4 --op-budget 20")
         report_fleet(subject, tuple(target or ()), preset, shown, jobs, measure, figure)
         return
     if measure or figure:
@@ -298,13 +304,15 @@ def report(
     from m4c.operator_reports.render import to_json, to_markdown, to_table
     from m4c.operator_reports.subjects import operators_of
     from m4c.progress import Silent
-    from m4c.reporting import report_placement
+    from m4c.reporting import report_budget, report_placement
     from m4c.terminal import ProgressBar, show_json, show_table
 
     as_json = as_json or form is ReportFormat.JSON
     page = form is ReportFormat.HTML and not as_json
     if out is not None and not page:
         raise UsageError("--out is for --format html", fix="add --format html, or redirect stdout")
+    if op_budget is not None and (target or page):
+        raise UsageError("--op-budget counts types, on no target", fix="leave out --target and --format html")
     if target or page:
         targets = tuple(target or ("all",))
         report_placement(
@@ -316,7 +324,9 @@ def report(
             graphs = operators_of(subject, progress, jobs)
     else:
         graphs = operators_of(subject, Silent())
-    if as_json:
+    if op_budget is not None:
+        report_budget(graphs, op_budget, "json" if as_json else form.value)
+    elif as_json:
         show_json(to_json(graphs))
     elif form is ReportFormat.MARKDOWN:
         sys.stdout.write(to_markdown(graphs))

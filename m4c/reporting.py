@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from m4c.errors import UsageError
+from m4c.errors import GateError, UsageError
 from m4c.models import PRESETS, SUBMODELS
-from m4c.operator_reports import explain, render_latency
+from m4c.operator_reports import explain, render_budget, render_latency
 from m4c.operator_reports.across import Found, across
+from m4c.operator_reports.budget import planned, price
+from m4c.operator_reports.coverage import GraphOperators
 from m4c.operator_reports.latency import submodels_called, timed, with_figures
 from m4c.operator_reports.page_data import page_data
 from m4c.operator_reports.placement import Judged
@@ -138,6 +140,25 @@ def report_scaling(form: str, jobs: int, measure: bool, figure: Path | None) -> 
     else:
         for table in render_scaling.to_tables(found):
             show_table(table)
+
+
+def report_budget(graphs: Sequence[GraphOperators], budget: int, form: str) -> None:
+    """Show which operator types ``graphs`` could give up to have at most ``budget``, and what each rewrite costs.
+
+    Raises:
+        GateError: if there are more.
+        UsageError: if they are no ONNX graphs.
+    """
+    plan = planned(graphs, budget)
+    prices = [price(step.substitute) for step in plan.steps]
+    if form == "json":
+        show_json(render_budget.to_json(plan, prices))
+    elif form == "md":
+        sys.stdout.write(render_budget.to_markdown(plan, prices))
+    else:
+        show_table(render_budget.to_table(plan, prices))
+    if plan.exceeded:
+        raise GateError(render_budget.verdict(plan), fix=render_budget.fix(plan))
 
 
 def report_routes(targets: tuple[str, ...], preset: str, jobs: int, form: str) -> None:
