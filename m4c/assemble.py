@@ -25,11 +25,20 @@ from m4c.source import OnnxSource, TorchSource
 from m4c.staging import begin
 from m4c.weight_file import WeightFile
 
+Opened = tuple[Submodel, Path | None, list[Any]]
+"""A sub-model without weights, its checkpoint, and its sources."""
+
 
 def compile_submodel(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
     """Compile the selected graphs of one sub-model into ``folder``; they share one file of weights."""
     progress.stage(name, "build")
-    submodel, path, sources = open_sources(request, name)
+    return compile_opened(request, folder, open_sources(request, name), progress)
+
+
+def compile_opened(request: Request, folder: Path, opened: Opened, progress: Progress) -> SubmodelRecord:
+    """Compile what :func:`open_sources` gave, or the same with other weights."""
+    submodel, path, sources = opened
+    name = submodel.name
     artifacts = compile_sources(request, sources, folder / "graphs" / name, progress)
     weights = _weight_files(folder, name)
     progress.completed(name)
@@ -62,7 +71,7 @@ def _licence(weights: Path | None, submodel: Submodel) -> str:
     return submodel.licence if weights.parent != shipped.WEIGHTS else shipped.LICENCE
 
 
-def open_sources(request: Request, name: str) -> tuple[Submodel, Path | None, list[Any]]:
+def open_sources(request: Request, name: str) -> Opened:
     """Return a sub-model without weights, its checkpoint, and the sources that are selected of it."""
     from m4c.adapters.folder import open_adapters
     from m4c.adapters.merge import merged

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from m4c import __version__, gating, options
+from m4c import __version__, adapting, gating, options
 
 if TYPE_CHECKING:
     pass
@@ -349,6 +349,7 @@ def explain(
 
 app.command()(gating.gate)
 app.command()(gating.diff)
+app.add_typer(adapting.app, name="adapters")
 
 
 @app.command("list")

@@ -98,7 +98,7 @@ def as_request(recipe: Mapping[str, Any], beside: Beside) -> Request:
     )
     if mode is None:
         return request
-    given = adapters(beside.adapters, mode["mode"], mode["pickled"], subjects(request))
+    given = adapters(beside.adapters, mode["mode"], mode["pickled"], subjects(request), mode["rank_limit"])
     return dataclasses.replace(request, adapters=given)
 
 

@@ -55,7 +55,9 @@ def stated(request: Request) -> dict[str, Any]:
             "submodels": sorted(request.submodels),
             "carried": carried,
             "calibration": request.calibration if _is_word(request) else None,
-            "adapters": None if adapters is None else {"mode": adapters.mode, "pickled": adapters.pickled},
+            "adapters": None
+            if adapters is None
+            else {name: getattr(adapters, name) for name in ("mode", "pickled", "rank_limit")},
         },
         "given": given,
     }
@@ -81,6 +83,8 @@ def recipe(request: Request, submodel: str, known: "Hashes") -> dict[str, Any]:
         if adapters is None
         else [
             adapters.mode,
+            adapters.pickled,
+            adapters.rank_limit,
             adapters.rank_limit,
             *([one.name, one.weight, known.folder(folder)] for one, folder in adapters.of(submodel)),
         ],

@@ -24,7 +24,7 @@ LAYERS = (
     "read_back read_back_tflite float_products float_graphs request plan staging recipe disk store resources memory_limit "
     "scaling kernels held_out verify unrounded artifact genai build assemble compile rebuild cluster adapters selftest routes "
     "terminal",
-    "options reporting gating exporting cli",
+    "options reporting gating adapting exporting cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
 

@@ -72,8 +72,15 @@ def test_what_was_given_is_asked_for(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter" / "adapter_config.json"
     adapter.parent.mkdir()
     adapter.write_text("{}")
-    given = Adapters((Given("one", str(adapter.parent)),), "merge")
-    whole = Request(CPU, ("backbone",), weights=tmp_path, calibration=str(tmp_path), adapters=given)
+    given = Adapters((Given("one", str(adapter.parent)),), "separate", rank_limit=8)
+    whole = Request(
+        CPU,
+        ("backbone",),
+        format="tflite",
+        weights=tmp_path,
+        calibration=str(tmp_path),
+        adapters=given,
+    )
     written = json.loads(json.dumps(stated(whole)))
     assert str(tmp_path) not in json.dumps(written)
     with pytest.raises(
