@@ -1,6 +1,5 @@
 """The command line: arguments in, exit code out. Commands import what they need, so that ``m4c --help`` is quick."""
 
-import errno
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -372,15 +371,11 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
     show_list(kind.value, rows, as_json)
 
 
-SYSTEM_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS})
-"""Errors of the operating system that are nobody's bug: a full disk, missing rights."""
-
-
 def main() -> NoReturn:
     """Run the command line and exit with its code; a user's mistake ends in a message, never in a traceback."""
     import logging
 
-    from m4c.errors import Bug, M4CError, UsageError
+    from m4c.errors import Bug, M4CError, as_usage
 
     try:
         app(prog_name="m4c")
@@ -388,9 +383,10 @@ def main() -> NoReturn:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in SYSTEM_ERRORS:
-            sys.stderr.write(f"error: {error.strerror}: {error.filename or 'while writing'}\n")
-            sys.exit(UsageError.exit_code)
+        told = as_usage(error)
+        if told is not None:
+            sys.stderr.write(f"error: {told}\n")
+            sys.exit(told.exit_code)
         logging.getLogger("m4c").exception("this is a bug of m4c; please report it with the lines below")
         sys.exit(Bug.exit_code)
     sys.exit(0)

@@ -1,6 +1,18 @@
 """Every error that m4c raises on purpose: what is wrong, where, how to mend it, and the exit code it ends with."""
 
+import errno
+import re
 from typing import ClassVar
+
+FULL = "free some space, or give -o a folder on another disk"
+SYSTEM_FIXES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that you may write to"),
+}
+"""How to mend errors of the operating system that are nobody's bug: a full disk, missing rights."""
+
+CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
+"""What numpy says where a file could not be written whole, without a number of the error."""
 
 
 class M4CError(Exception):
@@ -21,6 +33,16 @@ class M4CError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         """Come whole out of another process."""
         return _again, (type(self), self.what, self.where, self.fix)
+
+
+def as_usage(error: BaseException) -> "UsageError | None":
+    """Return what to tell the user of an error that is the operating system's and nobody's bug, else None."""
+    if not isinstance(error, OSError):
+        return None
+    full = error.errno is None and CUT_SHORT.fullmatch(str(error))
+    fix = FULL if full else SYSTEM_FIXES.get(error.errno or 0)
+    what = "No space left on device" if full else error.strerror
+    return UsageError(f"{what}: {error.filename or 'while writing'}", fix=fix) if fix else None
 
 
 def _again(kind: type[M4CError], what: str, where: str, fix: str) -> M4CError:

@@ -27,8 +27,8 @@ ACTIVATIONS = "int8"
 REWRITTEN = "int16x8"
 """The precision whose floor holds for the graph of an integer build before it is rounded, in float.
 
-What passes do for integers, such as to leave out an epsilon, costs little: of m4-nano's graphs the decoder of Whisper has
-least, 40.2 dB.
+What passes do for integers, such as to leave out an epsilon, costs little: with random weights, of m4-nano's graphs the text
+encoder of Stable Diffusion has least, 32.3 dB.
 """
 
 NOTABLE_DB = 20.0

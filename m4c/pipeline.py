@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from m4c.errors import Bug, M4CError, PassError, PipelineError
+from m4c.errors import Bug, M4CError, PassError, PipelineError, as_usage
 from m4c.model import fingerprint
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ def _after(step: Pass, holds: frozenset[Property]) -> frozenset[Property]:
 
 
 def _call(step: Pass, model: ir.Model) -> ir.passes.PassResult:
-    """Call one pass; a foreign exception becomes a :class:`PassError` that names the step."""
+    """Call one pass; a foreign exception becomes a :class:`PassError` that names the step, but for a full disk."""
     try:
         return step(model)
     except M4CError:
@@ -160,7 +160,7 @@ def _call(step: Pass, model: ir.Model) -> ir.passes.PassResult:
     except (ir.passes.PassError, ir.passes.InvariantError) as error:
         raise PassError(str(error), where=step.name, fix="this is a bug of m4c; please report it") from error
     except Exception as error:
-        raise PassError(
+        raise as_usage(error) or PassError(
             f"{step.name} failed: {type(error).__name__}: {error}",
             where=step.name,
             fix="this is a bug of m4c; please report it",

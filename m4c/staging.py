@@ -42,6 +42,7 @@ def staged(out: Path, key: str) -> Iterator[Path]:
     final = out.resolve()
     partial = final.with_name(f"{final.name}.partial-{key}")
     with _locked(out, final):
+        _take_back(final)
         _remove_leftovers(partial)
         partial.mkdir(exist_ok=True)
         try:
@@ -80,6 +81,16 @@ def _locked(out: Path, final: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _take_back(final: Path) -> None:
+    """Let the bundle that a killed export was about to replace be at ``final`` again; if the new one is there, remove it."""
+    name = re.compile(re.escape(final.name) + r"\.replaced-[0-9a-f]{8}")
+    for path in [path for path in final.parent.iterdir() if name.fullmatch(path.name) and path.is_dir()]:
+        if final.exists():
+            shutil.rmtree(path)
+        else:  # it is whole: deleting it begins when the new one is there
+            path.rename(final)
 
 
 def _remove_leftovers(partial: Path) -> None:

@@ -49,9 +49,11 @@ class WeightFile:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the file, and remove it if nothing was put or something failed that cannot be continued."""
-        self._file.close()
-        if self._journal is not None:
-            self._journal.close()
+        try:
+            self._file.close()
+        finally:  # also where the disk is full
+            if self._journal is not None:
+                self._journal.close()
         if not self._known or (kind is not None and self._journal is None):
             self.path.unlink()
 

@@ -194,9 +194,19 @@ def test_a_task_prints_its_result_alone(
         (
             OSError(errno.ENOSPC, "No space left on device", "a.bin"),
             2,
-            "error: No space left on device: a.bin\n",
+            "error: No space left on device: a.bin\n  fix: free some space, or give -o a folder on another disk\n",
         ),
-        (PermissionError(errno.EACCES, "Permission denied"), 2, "error: Permission denied: while writing\n"),
+        (
+            OSError("8192 requested and 2048 written"),
+            2,
+            "error: No space left on device: while writing\n"
+            "  fix: free some space, or give -o a folder on another disk\n",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            2,
+            "error: Permission denied: while writing\n  fix: give a folder that you may write to\n",
+        ),
     ],
 )
 def test_what_nobody_expected(
