@@ -116,11 +116,11 @@ def _build(site: Site, source: Source, planned: Plan) -> Artifact:
     request, progress = site.request, site.progress
     sources = {name: source.sized(sizes) for name, sizes in planned.signatures.items()}
     source = next(iter(sources.values()))
+    limit = request.adapters.rank_limit if request.adapters else None
+    slots = slots_for(source, planned.precision, planned.format, limit)
     progress.stage(source.name, "capture")
     captured = {name: site.floats.capture(one) for name, one in sources.items()}
     read = weights_of(next(iter(captured.values())))
-    limit = request.adapters.rank_limit if request.adapters else None
-    slots = slots_for(source, planned.precision, planned.format, limit)
     samples = _samples(site, source, planned)
     with tempfile.TemporaryDirectory(
         prefix="m4c-"

@@ -1,5 +1,6 @@
 """The base that adapters here are for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ from m4c.skeleton import skeleton
 from m4c.weights import Recipe
 from tests import tiny_backbone
 
+SIZES = replace(tiny_backbone.SIZES, width=64, ffn=176, head_dim=16)
+"""Narrower than m4-nano, for many exports."""
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a small LLaMA."""
     folder = tmp_path_factory.mktemp("adapted") / "base"
-    tiny_backbone.save(folder)
+    tiny_backbone.save(folder, SIZES)
     return folder
 
 
