@@ -74,6 +74,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_trained_class_token_far_shorter_than_patches_is_not_rounded_to_nothing(tmp_path: Path) -> None:
+    """It is 15.6 dB; with the token joined in the scale of the patches, it is 9.1 dB."""
+    command("export", "img_enc", "--target", "ethos-u55", "--calibration", "random", "-o", str(tmp_path))
+    sqnr = read_manifest(tmp_path).graph("img_enc/encoder").verification.sqnr_db
+    assert sqnr is not None
+    assert sqnr >= 14
+
+
 def test_an_export_is_whole_and_follows_eager_torch(bundle: Path) -> None:
     record = read_manifest(bundle).graph("img_enc/encoder")
     assert record.fallback is None
