@@ -38,6 +38,8 @@ Array = np.ndarray
 BUILDS = (
     ("onnx", "float32"),
     ("tflite", "float32"),
+    ("onnx", "float16"),
+    ("tflite", "float16"),
     ("onnx", "int8"),
     ("tflite", "int8"),
     ("tflite", "int16x8"),
@@ -367,8 +369,8 @@ PAGE = """# Accuracy
 
 What rounding costs m4-nano, task by task: {count} examples of each, none of them trained on, run over the artifacts by
 `m4c run`'s own routes. Right answers and word errors in percent. Bold: worse than float32 by more than a percent point in
-8 bits, or two in 4. The weights are float16 already, so float32 artifacts are what float16 ones would be. Integers are
-calibrated on up to 48 calls of each graph. Written by `python -m tests.benchmarks.accuracy docs/accuracy.md`.
+8 bits, or two in 4; in float16 than float32 at all. Integers are calibrated on up to 48 calls of each graph.
+Written by `python -m tests.benchmarks.accuracy docs/accuracy.md`.
 
 {table}
 """
