@@ -14,7 +14,8 @@ import onnx_ir as ir
 import onnxruntime
 
 from m4c.allocator import trim
-from m4c.errors import UsageError
+from m4c.errors import UnsupportedError, UsageError
+from m4c.model import branches, module_path
 from m4c.runs import cut
 from m4c.segments import last_reader, taken, weight_bytes
 
@@ -34,7 +35,17 @@ def sweep(
     ``samples`` are read once, one at a time. ``workspace`` is a folder for as much as a segment's weights, and of each sample
     its inputs and what segments hand on; it is left empty. ``progress`` is told how many samples the work done so far would
     be enough for.
+
+    Raises:
+        UnsupportedError: if the graph has branches or loops.
     """
+    inner = branches(model.graph)
+    if inner is not None:
+        raise UnsupportedError(
+            f"{inner.op_type} has graphs inside, and what they compute is not observed",
+            where=module_path(inner),
+            fix="export it with --quantize none, or write the model without branches",
+        )
     workspace.mkdir(parents=True, exist_ok=True)
     waiting: list[_Waiting] = []
     for given in samples:

@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from m4c.errors import UnsupportedError, UsageError
-from m4c.model import branches, module_path
+from m4c.errors import UsageError
+from m4c.model import module_path
 from m4c.observers import MinMax, Observer, Watch
 from m4c.pipeline import Note, Pass, Property, Result
 from m4c.quant import CALIBRATED, activations, get_bounds, keeps_extremes, set_range
@@ -47,18 +47,7 @@ class Calibrate(Pass):
     gives: ClassVar[tuple[Property, ...]] = (CALIBRATED,)
 
     def call(self, model: ir.Model) -> Result:
-        """Observe the samples and attach the ranges.
-
-        Raises:
-            UnsupportedError: if the graph has branches or loops.
-        """
-        inner = branches(model.graph)
-        if inner is not None:
-            raise UnsupportedError(
-                f"{inner.op_type} has graphs inside, and what they compute is not observed",
-                where=module_path(inner),
-                fix="export it with --quantize none, or write the model without branches",
-            )
+        """Observe the samples and attach the ranges."""
         ranges = observe(
             model,
             self.samples,

@@ -65,9 +65,9 @@ def test_the_table_of_tokens(export: Export) -> None:
 
 def test_group_size_and_zero_points(export: Export) -> None:
     stored = made(export("--quantize", "int4", "--asymmetric", "--group-size", "16")).stored
-    assert stored[f"{HEAD}.packed"].shape == (512, 4, 8)
-    assert stored[f"{HEAD}.packed.scales"].shape == (512, 4)
-    assert stored[f"{HEAD}.packed.zeros"].shape == (512, 2)
+    assert stored[f"{HEAD}.packed"].shape == (512, 8, 8)
+    assert stored[f"{HEAD}.packed.scales"].shape == (512, 8)
+    assert stored[f"{HEAD}.packed.zeros"].shape == (512, 4)
 
 
 def test_what_is_kept(export: Export) -> None:
@@ -77,12 +77,12 @@ def test_what_is_kept(export: Export) -> None:
     head = [name for name in stored if "lm_head" in name]
     assert len(head) == 1
     assert stored[head[0]].dtype == np.float32
-    assert stored[head[0]].shape == (64, 512)
+    assert stored[head[0]].shape == (128, 512)
     widths = {
         name.split(".")[-3]: values.shape[2] for name, values in stored.items() if name.endswith(".packed")
     }
     assert widths["o_proj"] == 32  # 64 in a group, 4 bits
-    assert widths["up_proj"] == 64
+    assert widths["up_proj"] == 128
 
 
 def test_two_exports_are_equal(export: Export) -> None:
@@ -111,7 +111,7 @@ def test_the_manifest_tells_how(export: Export) -> None:
         (("--quantize", "int4", "--keep", "lm_head=int3"), "lm_head cannot be kept in 'int3'"),
         (("--quantize", "int4", "--group-size", "24"), "a group size of 24"),
         (("--quantize", "int4", "--group-size", "8"), "a group size of 8"),
-        (("--quantize", "int4", "--group-size", "128"), "a group size of 128 does not divide the 64 inputs"),
+        (("--quantize", "int4", "--group-size", "128"), "a group size of 128 does not divide the 352 inputs"),
         (("--quantize", "int4", "--format", "tflite", "--dialect", "ort"), "is for ONNX"),
         (("--quantize", "int4", "--format", "tflite", "--asymmetric"), "weights around zero alone"),
         (("--quantize", "int4", "--format", "tflite", "--group-size", "16"), "with a group size of 16"),

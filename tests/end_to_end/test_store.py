@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from m4c.checkpoints.random import random_weights
 from m4c.compile import compile_bundle
 from m4c.hashing import sha256
-from m4c.models import build
+from m4c.models import build, shipped
 from m4c.progress import Silent
 from m4c.recipe import Hashes, recipe
 from m4c.request import Request
@@ -87,7 +87,13 @@ def test_a_rebuild_loads_no_torch(tmp_path: Path) -> None:
         "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code\n"
         "print({'torch', 'onnxruntime', 'numba'} & set(sys.modules), file=sys.stderr)"
     )
-    compile_bundle(Request(CPU, ("projection",)), tmp_path / "first", Silent(), 1, str(tmp_path / "store"))
+    compile_bundle(
+        Request(CPU, ("projection",), weights=shipped.WEIGHTS),
+        tmp_path / "first",
+        Silent(),
+        1,
+        str(tmp_path / "store"),
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "projection: taken from the store" in done.stderr
     assert done.stderr.splitlines()[-1] == "set()"
