@@ -29,6 +29,13 @@ Opened = tuple[Submodel, Path | None, list[Any]]
 """A sub-model without weights, its checkpoint, and its sources."""
 
 
+def compile_subject(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
+    """Compile one of :func:`m4c.recipe.subjects` into ``folder``: a sub-model, or the ONNX file of the request."""
+    if request.model is not None:
+        return compile_onnx(request, request.model, folder, progress)
+    return compile_submodel(request, folder, name, progress)
+
+
 def compile_submodel(request: Request, folder: Path, name: str, progress: Progress) -> SubmodelRecord:
     """Compile the selected graphs of one sub-model into ``folder``; they share one file of weights."""
     progress.stage(name, "build")

@@ -66,15 +66,11 @@ def work(where: str, request: Request, name: str, made: Recipe) -> None:
             where=name,
             fix="install the same versions on all workers",
         )
-    from m4c.assemble import compile_onnx, compile_submodel
+    from m4c.assemble import compile_subject
 
     with _ALONE, tempfile.TemporaryDirectory(prefix="m4c-") as workspace:
         folder = Path(workspace)
-        record = (
-            compile_submodel(request, folder, name, Silent())
-            if request.model is None
-            else compile_onnx(request, request.model, folder, Silent())
-        )
+        record = compile_subject(request, folder, name, Silent())
         open_store(where).keep(key(made), made, record, folder)
 
 

@@ -105,12 +105,9 @@ def _compile(
     progress: Progress,
 ) -> SubmodelRecord:
     """Compile a sub-model, or the ONNX file of the request, into ``folder``, and keep it."""
-    from m4c.assemble import compile_onnx, compile_submodel
+    from m4c.assemble import compile_subject
 
-    if request.model is not None:
-        record = compile_onnx(request, request.model, folder, progress)
-    else:
-        record = compile_submodel(request, folder, name, progress)
+    record = compile_subject(request, folder, name, progress)
     write_finished(folder, record)
     if store is not None:
         open_store(store).keep(key(recipes[name]), recipes[name], record, folder)

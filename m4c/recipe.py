@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,6 @@ def recipe(request: Request, submodel: str, known: "Hashes") -> dict[str, Any]:
         else [
             adapters.mode,
             adapters.pickled,
-            adapters.rank_limit,
             adapters.rank_limit,
             *([one.name, one.weight, known.folder(folder)] for one, folder in adapters.of(submodel)),
         ],
@@ -191,10 +190,8 @@ def _stat(path: Path) -> tuple[str, int, int]:
 def own_digest() -> str:
     """Return the SHA-256 of m4c's own files: another state of them may make other bytes under the same version."""
     root = Path(m4c.__file__).parent
-    kinds = (".py", ".toml", ".json", ".safetensors")
-    return _digest(
-        (path.relative_to(root), sha256(path)) for path in sorted(files(root)) if path.suffix in kinds
-    )
+    held = [[path.relative_to(root).as_posix(), sha256(path)] for path in sorted(_own())]
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()
 
 
 @cache
@@ -204,11 +201,6 @@ def libraries() -> dict[str, str]:
     names = [re.split(r"[^A-Za-z0-9_.-]", text, maxsplit=1)[0] for text in wanted if "extra ==" not in text]
     versions = {name: importlib.metadata.version(name) for name in sorted(names)}
     return {"python": f"{platform.python_version()} {platform.machine()}", **versions}
-
-
-def _digest(items: Iterable[object]) -> str:
-    """Return the SHA-256 of a few items."""
-    return hashlib.sha256(repr(list(map(repr, items))).encode()).hexdigest()
 
 
 def _is_word(request: Request) -> bool:
