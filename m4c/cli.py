@@ -3,14 +3,11 @@
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from m4c import __version__, adapting, gating, options
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +53,7 @@ def _version(
 @app.command()
 def export(
     submodels: options.Submodels = None,
+    task: options.Tasks = None,
     target: options.Target = "cpu",
     preset: options.Preset = "m4-nano",
     weights: options.Weights = None,
@@ -97,8 +95,9 @@ def export(
     from m4c.scheme import scheme
     from m4c.selection import require_dimensions, require_sizes, selected_submodels
     from m4c.targets.profile import load_target
+    from m4c.tasks import graphs_of
 
-    names = tuple(submodels or ())
+    names = (*(submodels or ()), *graphs_of(task or (), dialect.value if dialect else None))
     files = [name for name in names if name.endswith(".onnx")]
     if weights is not None and random_weights is not None:
         raise UsageError("--weights and --random-weights exclude each other", fix="give one of them")
@@ -239,11 +238,18 @@ def verify(
 
     What a rebuild needs and a bundle does not hold is given as it was to m4c export.
     """
-    from m4c.exporting import verify_bundle
-    from m4c.rebuild import Beside
+    from m4c.bundle import read_manifest
+    from m4c.selftest import selftest
+    from m4c.terminal import show_selftest
 
-    given = Beside(weights, calibration, model, adapter or (), target)
-    verify_bundle(bundle, rebuild, given, jobs, as_json)
+    manifest = read_manifest(bundle)
+    results = selftest(manifest, bundle)
+    if rebuild:
+        from m4c.exporting import rebuild_bundle
+        from m4c.rebuild import Beside
+
+        rebuild_bundle(manifest, bundle, Beside(weights, calibration, model, adapter or (), target), jobs)
+    show_selftest(results, as_json)
 
 
 @app.command()

@@ -35,8 +35,16 @@ class M4CError(Exception):
         return _again, (type(self), self.what, self.where, self.fix)
 
 
+LIGHT = (
+    "pip install m4c with all it depends on; where only the runtime extra is, m4c runs and verifies bundles "
+    "whose runtime (onnxruntime or ai-edge-litert) is there"
+)
+
+
 def as_usage(error: BaseException) -> "UsageError | None":
-    """Return what to tell the user of an error that is the operating system's and nobody's bug, else None."""
+    """Return what to tell the user of an error that is the machine's and nobody's bug, else None."""
+    if isinstance(error, ModuleNotFoundError) and not f"{error.name}.".startswith("m4c."):
+        return UsageError(f"{error.name} is not installed here", fix=LIGHT)
     if not isinstance(error, OSError):
         return None
     full = error.errno is None and CUT_SHORT.fullmatch(str(error))

@@ -1,10 +1,10 @@
-"""Exports and their checks as the command line shows them. Imports torch only when something is compiled."""
+"""Exports, and those that are made once more, as the command line shows them. Imports torch only when something is compiled."""
 
 import dataclasses
 import sys
 from pathlib import Path
 
-from m4c.bundle import read_manifest
+from m4c.bundle import Manifest
 from m4c.compile import compile_bundle
 from m4c.disk import require_disk, room
 from m4c.errors import UsageError
@@ -12,7 +12,7 @@ from m4c.memory_limit import limited, size
 from m4c.rebuild import Beside, rebuild
 from m4c.recipe import subjects
 from m4c.request import Request
-from m4c.terminal import ProgressBar, show_bundle, show_json, show_selftest
+from m4c.terminal import ProgressBar, show_bundle, show_json
 
 
 def export_bundle(
@@ -66,14 +66,8 @@ def export_bundle(
         show_bundle(manifest, out)
 
 
-def verify_bundle(bundle: Path, again: bool, beside: Beside, jobs: int, as_json: bool) -> None:
-    """Check the bundle at ``bundle`` and show the figures of each graph; ``again``: compile it once more and compare."""
-    from m4c.selftest import selftest
-
-    manifest = read_manifest(bundle)
-    results = selftest(manifest, bundle)
-    if again:
-        with ProgressBar(len(manifest.submodels)) as progress:
-            count = rebuild(manifest, bundle, beside, progress, jobs)
-        sys.stderr.write(f"compiled again: all {count} files have the same bytes\n")
-    show_selftest(results, as_json)
+def rebuild_bundle(manifest: Manifest, bundle: Path, beside: Beside, jobs: int) -> None:
+    """Compile the bundle at ``bundle`` once more with a progress bar, and compare every byte."""
+    with ProgressBar(len(manifest.submodels)) as progress:
+        count = rebuild(manifest, bundle, beside, progress, jobs)
+    sys.stderr.write(f"compiled again: all {count} files have the same bytes\n")

@@ -90,6 +90,10 @@ Submodels = Annotated[
         help="Sub-models, graphs (submodel/graph), or one .onnx file; nothing means all of the preset."
     ),
 ]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="Only the graphs of a task's route, such as T22 (m4c list tasks)."),
+]
 Target = Annotated[str, typer.Option(help="Where it runs: a name (m4c list targets) or a .toml file.")]
 Preset = Annotated[str, typer.Option(help="m4-nano (small) or m4 (the paper's sizes).")]
 Weights = Annotated[

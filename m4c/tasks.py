@@ -1,5 +1,6 @@
 """Tasks of the paper (Table 3) that ``m4c run`` executes: the graphs each needs, what it takes, and its prompt."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from m4c.errors import UsageError
@@ -116,6 +117,16 @@ def require_task(name: str) -> Task:
         known = ", ".join(f"{key} ({task.title})" for key, task in TASKS.items())
         raise UsageError(f"m4c runs no task {name!r}", fix=f"it runs: {known}")
     return TASKS[name]
+
+
+def graphs_of(names: Iterable[str], dialect: str | None = None) -> tuple[str, ...]:
+    """Return the graphs that tasks run, each once, in their order; for ``dialect`` genai those of its own.
+
+    Raises:
+        UsageError: if m4c does not run a task of one of these names.
+    """
+    tasks = [require_task(name) for name in names]
+    return tuple(dict.fromkeys(g for t in tasks for g in ((dialect == "genai" and t.genai) or t.graphs)))
 
 
 def routes(graphs: set[str]) -> dict[str, tuple[str, ...]]:

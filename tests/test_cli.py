@@ -215,7 +215,7 @@ def test_what_nobody_expected(
     def fail(_: Path) -> None:
         raise error
 
-    monkeypatch.setattr("m4c.exporting.read_manifest", fail)
+    monkeypatch.setattr("m4c.bundle.read_manifest", fail)
     done = m4c("verify", "x")
     assert (done.code, done.out) == (code, "")
     if code == 2:
@@ -226,7 +226,7 @@ def test_a_stopped_command_is_code_130(m4c: Shell, monkeypatch: pytest.MonkeyPat
     def stop(_: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("m4c.exporting.read_manifest", stop)
+    monkeypatch.setattr("m4c.bundle.read_manifest", stop)
     assert m4c("verify", "x").code == 130
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from m4c.errors import UsageError
 from m4c.models import SUBMODELS
-from m4c.tasks import TASKS, require_task, routes
+from m4c.tasks import TASKS, graphs_of, require_task, routes
 
 
 def test_tasks_need_graphs_of_submodels() -> None:
@@ -47,3 +47,11 @@ def test_unknown_tasks_are_refused() -> None:
     known = r"T1 \(input word prediction\), .*T32 \(speech recognition\)"
     with pytest.raises(UsageError, match=rf"runs no task 'T99'\n  fix: it runs: {known}"):
         require_task("T99")
+
+
+def test_graphs_of_tasks_are_named_once_in_their_order() -> None:
+    assert graphs_of(("T22", "T46")) == ("img_enc/encoder", "txt_enc/encoder")
+    assert graphs_of(("T7", "T22")) == ("backbone/embed", "backbone/decoder", *TASKS["T22"].graphs)
+    assert graphs_of(("T7",), "genai") == ("backbone/model",)
+    with pytest.raises(UsageError, match="runs no task 'T99'"):
+        graphs_of(("T22", "T99"))
