@@ -41,12 +41,19 @@ def main() -> None:
         said = speech.Utterance(text, speech.HELD_OUT_VOICES[0])
         write_wav(out / f"{_file(text)}.wav", sounds.finished(speech.spoken(said), rng), sounds.RATE)
     for name in ACTIVITIES:
-        rows = motions.motion(name, 128, rng).T
-        np.savetxt(out / f"{name}.csv", rows, "%.4f", ",", header="ax,ay,az,gx,gy,gz", comments="")
+        _motion(out / f"{name}.csv", motions.motion(name, 128, rng))
+    for name in ("red heart", "blue moon"):  # what adapters learned
+        colour, kind = name.split()
+        _picture(out / f"{_file(name)}.png", pictures.drawn(kind, colour, SIDE, rng))
+    _motion(out / "jumping.csv", motions.motion("jumping", 128, rng))
 
 
 def _file(name: str) -> str:
     return name.removeprefix("a ").replace(" ", "_")
+
+
+def _motion(path: Path, recorded: np.ndarray) -> None:
+    np.savetxt(path, recorded.T, "%.4f", ",", header="ax,ay,az,gx,gy,gz", comments="")
 
 
 def _picture(path: Path, pixels: np.ndarray) -> None:

@@ -49,14 +49,16 @@ ASSETS = Path(__file__).parent.parent / "assets" / "nano"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHAPES = ("red circle", "blue star", "green triangle", "yellow square", "white ring")
 NOISES = ("a siren", "rain", "a low tone", "a high tone", "clicks", "beeps")
+ADAPTERS = ("shapes", "jumping", "herald")
 ACTIVITIES = ("walking", "running", "sitting", "standing", "lying", "cycling")
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export everything, as the README's first command does."""
+    """Export everything, with three adapters beside it."""
     out = tmp_path_factory.mktemp("nano") / "bundle"
-    table = m4c("export", "-o", str(out))
+    given = [word for name in ADAPTERS for word in ("--adapter", f"{name}={ASSETS / 'adapters' / name}")]
+    table = m4c("export", *given, "--adapters", "separate", "-o", str(out))
     assert "tts_dec" in table
     return out
 
@@ -170,6 +172,39 @@ def test_what_is_spoken_is_heard(bundle: Path, tmp_path: Path, text: str) -> Non
     file = tmp_path / "said.wav"
     done(bundle, "T41", text=text, out=file)
     assert done(bundle, "T32", audio=file).text == text
+
+
+@pytest.mark.parametrize(
+    ("adapter", "task", "given", "without", "learned"),
+    [
+        (
+            "shapes",
+            "T22",
+            {"image": picture("red heart"), "labels": ("red heart", "red circle", "red star")},
+            "red circle",
+            "red heart",
+        ),
+        (
+            "jumping",
+            "T38",
+            {"imu": ASSETS / "jumping.csv", "labels": ("jumping", *ACTIVITIES)},
+            "running",
+            "jumping",
+        ),
+        (
+            "herald",
+            "T44",
+            {"image": picture("blue star")},
+            "a picture of a blue star",
+            "hear ye, a blue star!",
+        ),
+    ],
+)
+def test_an_adapter_knows_what_its_base_does_not(
+    bundle: Path, adapter: str, task: str, given: dict[str, object], without: str, learned: str
+) -> None:
+    assert done(bundle, task, **given).text.strip() == without
+    assert done(bundle, task, adapter=adapter, **given).text.strip() == learned
 
 
 def test_the_command_prints_the_result_alone(bundle: Path) -> None:

@@ -26,6 +26,9 @@ SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 LABELS = (*DIGITS, *(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS))
 """All that a picture can show; the first ten are the digits."""
 
+FURTHER = ("heart", "moon", "arrow")
+"""Shapes that the encoder never saw: an adapter learns them."""
+
 HELD_OUT = 360
 """Digits at the end of the set that are never trained on; their writers are others than those before."""
 
@@ -66,15 +69,20 @@ def shapes(side: int, count: int, rng: np.random.Generator) -> Pictures:
 def shape(label: int, side: int, rng: np.random.Generator) -> Array:
     """Return one picture (side, side, 3) uint8 of a label that is a shape."""
     kind, colour = divmod(label - len(DIGITS), len(COLOURS))
+    return drawn(SHAPES[kind], tuple(COLOURS)[colour], side, rng)
+
+
+def drawn(kind: str, colour: str, side: int, rng: np.random.Generator) -> Array:
+    """Return one picture (side, side, 3) uint8 of a shape, of those of :data:`FURTHER` too."""
     full = side * FINE
     ground = tuple(int(v) for v in rng.integers(0, 30, 3))
     image = Image.new("RGB", (full, full), ground)
     radius = full * rng.uniform(0.22, 0.42)
     x, y = full / 2 + rng.uniform(-1, 1, 2) * (full / 2 - radius)
-    fill = tuple(int(np.clip(v + rng.normal(0, 12), 0, 255)) for v in tuple(COLOURS.values())[colour])
+    fill = tuple(int(np.clip(v + rng.normal(0, 12), 0, 255)) for v in COLOURS[colour])
     _draw(
         ImageDraw.Draw(image),
-        SHAPES[kind],
+        kind,
         float(x),
         float(y),
         float(radius),
@@ -102,8 +110,25 @@ def _draw(
         case "cross":
             for more in (0.0, np.pi / 2):
                 sides = np.array([[-r, -r * 0.3], [r, -r * 0.3], [r, r * 0.3], [-r, r * 0.3]])
-                c, s = np.cos(turn + more), np.sin(turn + more)
-                draw.polygon([(x + c * a - s * b, y + s * a + c * b) for a, b in sides], fill=fill)
+                draw.polygon(_turned(x, y, sides, turn + more), fill=fill)
+        case "heart":
+            t = np.linspace(0, 2 * np.pi, 40)
+            high = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+            draw.polygon(_turned(x, y, np.stack([np.sin(t) ** 3, -high / 16], 1) * r, turn), fill=fill)
+        case "moon":
+            t, back = np.linspace(0.5, 2 * np.pi - 0.5, 30), np.linspace(2 * np.pi - 0.9, 0.9, 30)
+            inner = np.stack([0.26 + 0.78 * np.cos(back), 0.61 * np.sin(back)], 1)
+            sides = np.concatenate([np.stack([np.cos(t), np.sin(t)], 1), inner]) * r
+            draw.polygon(_turned(x, y, sides, turn), fill=fill)
+        case "arrow":
+            sides = np.array([[0, -1], [0.8, 0], [0.3, 0], [0.3, 1], [-0.3, 1], [-0.3, 0], [-0.8, 0]]) * r
+            draw.polygon(_turned(x, y, sides, turn), fill=fill)
+
+
+def _turned(x: float, y: float, points: Array, turn: float) -> list[tuple[float, float]]:
+    """Return ``points`` (n, 2) around (x, y), turned by ``turn`` radians."""
+    c, s = np.cos(turn), np.sin(turn)
+    return [(x + c * a - s * b, y + s * a + c * b) for a, b in points]
 
 
 def _corners(x: float, y: float, radii: list[float], turn: float) -> list[tuple[float, float]]:
