@@ -1,29 +1,27 @@
 """Measure every task of ``m4c run`` on every build of m4-nano, and write the table: what rounding costs.
 
-    python -m tests.benchmarks.accuracy docs/accuracy.md
+    python -m tests.benchmarks.accuracy docs/accuracy.md WORK
 
 It needs scikit-learn and espeak-ng. Ranges of integers are observed on what the tasks give each graph for examples that
 nothing was measured on.
 """
 
 import argparse
-import tempfile
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from m4c.bundle import GraphRecord, read_manifest
 from m4c.compile import compile_bundle
 from m4c.errors import M4CError
-from m4c.host.wav import write_wav
 from m4c.models import shipped
-from m4c.models.training import motions, pictures, recognizer, sentences, sounds, speech
+from m4c.models.training import pictures, recognizer
 from m4c.progress import Silent
 from m4c.request import Request
 from m4c.routes.perform import Given, perform
@@ -32,6 +30,8 @@ from m4c.scheme import scheme
 from m4c.static_cache import open_decoder
 from m4c.targets.profile import load_target
 from m4c.tasks import TASKS
+from tests.benchmarks import accuracy_whisper
+from tests.benchmarks.accuracy_cases import Case, Maker
 
 Array = np.ndarray
 
@@ -54,159 +54,18 @@ WRONG = frozenset({"T32", "T41"})
 KEPT = 48
 """Calibration samples of a graph, drawn from all that it was given."""
 
-ALLOWED = {"int8": 0.01, "int16x8": 0.01, "int8-weights": 0.01, "int4": 0.02}
+SLOW = frozenset({"T41", "T48"})
+"""Tasks that take seconds."""
+
+COUNTS = {name: 400 if task.path == 2 and "labels" in task.takes else 100 for name, task in TASKS.items()}
+COUNTS |= {"T41": 40, "T48": 46}
+"""Examples of each task."""
+
+ALLOWED = {"float16": 0.01, "int8": 0.01, "int16x8": 0.01, "int8-weights": 0.01, "int4": 0.02}
 """What a precision may lose."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """An input of a task and what is right."""
-
-    given: Given
-    wanted: str
-
-
-class Maker:
-    """Examples in files."""
-
-    def __init__(self, folder: Path, seed: int, held_out: bool) -> None:
-        """Write into ``folder``; ``held_out`` are digits and voices that nothing was trained on."""
-        self.folder, self.rng, self.held_out, self.count = folder, np.random.default_rng(seed), held_out, 0
-        self.drawn = pictures.digits(64, held_out)
-        self.voices = speech.HELD_OUT_VOICES if held_out else speech.VOICES
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def _path(self, suffix: str) -> Path:
-        self.count += 1
-        return self.folder / f"{self.count}{suffix}"
-
-    def picture(self) -> tuple[Path, int]:
-        """Return a digit or a shape, and its label."""
-        if self.rng.uniform() < 0.5:
-            place = int(self.rng.integers(len(self.drawn.labels)))
-            pixels, label = self.drawn.pixels[place], int(self.drawn.labels[place])
-        else:
-            label = int(self.rng.integers(10, len(pictures.LABELS)))
-            pixels = pictures.shape(label, 64, self.rng)
-        path = self._path(".png")
-        Image.fromarray(pixels).save(path)
-        return path, label
-
-    def sound(self) -> tuple[Path, int]:
-        """Return a noise or a spoken digit, and its label."""
-        label = int(self.rng.integers(len(sounds.LABELS)))
-        if label >= 10:
-            return self._wav(sounds.noise(sounds.LABELS[label], self.rng)), label
-        return self.said(sounds.LABELS[label]), label
-
-    def said(self, text: str) -> Path:
-        """Return the sound of a phrase."""
-        (sound,) = speech.spoken_all([speech.utterance(text, self.rng, self.voices)])
-        return self._wav(sounds.finished(sound, self.rng))
-
-    def _wav(self, samples: Array) -> Path:
-        path = self._path(".wav")
-        write_wav(path, samples, sounds.RATE)
-        return path
-
-    def motion(self) -> tuple[Path, int]:
-        """Return a recording, and its label."""
-        label, path = int(self.rng.integers(len(motions.LABELS))), self._path(".npy")
-        np.save(path, motions.motion(motions.LABELS[label], 128, self.rng))
-        return path, label
-
-    def case(self, task: str) -> Case:
-        """Return an example of a task."""
-        made: Case = getattr(self, task.lower())()
-        return made
-
-    def t1(self) -> Case:
-        """Return a story up to a word, and the word."""
-        words = sentences.story(self.rng).split()
-        place = int(self.rng.integers(2, len(words)))
-        return Case(Given(text=" ".join(words[:place]), max_tokens=6), words[place])
-
-    def t2(self) -> Case:
-        """Return a story with a question."""
-        prompt, answer = sentences.where_is(self.rng)
-        before, after = TASKS["T2"].prompt.format(text="|", question="|").split("|")[1:]
-        text, question = prompt.removesuffix(after).split(before)
-        return Case(Given(text=text, question=question), answer.strip())
-
-    def t4(self) -> Case:
-        """Return a sentence to translate."""
-        return self._text("T4", sentences.translation(self.rng))
-
-    def t7(self) -> Case:
-        """Return a review."""
-        return self._text("T7", sentences.sentiment(self.rng))
-
-    def _text(self, task: str, asked: tuple[str, str]) -> Case:
-        before, after = TASKS[task].prompt.split("{text}")
-        return Case(Given(text=asked[0].removeprefix(before).removesuffix(after)), asked[1].strip())
-
-    def t22(self) -> Case:
-        """Return a picture to choose a label for."""
-        path, label = self.picture()
-        return Case(Given(image=(path,), labels=pictures.LABELS), pictures.LABELS[label])
-
-    def t32(self) -> Case:
-        """Return speech."""
-        text = sentences.phrase(self.rng)
-        return Case(Given(audio=self.said(text)), text)
-
-    def t36(self) -> Case:
-        """Return a sound to choose a label for."""
-        path, label = self.sound()
-        return Case(Given(audio=path, labels=sounds.LABELS), sounds.LABELS[label])
-
-    def t38(self) -> Case:
-        """Return a motion to choose a label for."""
-        path, label = self.motion()
-        return Case(Given(imu=path, labels=motions.LABELS), motions.LABELS[label])
-
-    def t41(self) -> Case:
-        """Return a phrase to speak."""
-        text = sentences.phrase(self.rng)
-        return Case(Given(text=text, out=self._path(".wav")), text)
-
-    def t42(self) -> Case:
-        """Return a sound to caption."""
-        path, label = self.sound()
-        return Case(Given(audio=path), sentences.about_sound(label)[0][1])
-
-    def t44(self) -> Case:
-        """Return a picture to caption."""
-        path, label = self.picture()
-        return Case(Given(image=(path,)), sentences.about_picture(label)[0][1])
-
-    def t46(self) -> Case:
-        """Return a label and several pictures, one of which shows it."""
-        found: dict[int, Path] = {}
-        while len(found) < 8:
-            path, label = self.picture()
-            found[label] = path
-        label = int(self.rng.choice(list(found)))
-        return Case(Given(image=tuple(found.values()), text=pictures.LABELS[label]), str(found[label]))
-
-    def t48(self) -> Case:
-        """Return something to draw."""
-        label = (
-            int(self.rng.integers(len(pictures.LABELS)))
-            if self.rng.uniform() < 0.5
-            else int(self.rng.integers(10))
-        )
-        given = Given(text=f"a {pictures.LABELS[label]}", out=self._path(".png"), seed=self.count)
-        return Case(given, pictures.LABELS[label])
-
-    def t49(self) -> Case:
-        """Return a question about a picture."""
-        path, label = self.picture()
-        questions = sentences.about_picture(label, self.rng)[1:]
-        question, answer = questions[int(self.rng.integers(len(questions)))]
-        return Case(Given(image=(path,), text=question), answer)
-
-
+Figures = dict[str, float | None]
 Opener = Callable[[Path, Sequence[str], Path | None], list[Runner]]
 
 
@@ -308,53 +167,95 @@ def built(folder: Path, file_format: str, precision: str, calibration: Path | No
     return Measured(folder)
 
 
-def rows(folder: Path, count: int) -> Iterator[tuple[str, str, dict[str, float | None]]]:
-    """Yield format, precision and the metric of each task; none where there is no build."""
+class Store:
+    """Figures that were measured before, so that a run that was stopped goes on."""
+
+    def __init__(self, path: Path) -> None:
+        """Read ``path`` if it is there."""
+        self.path = path
+        self.held: dict[str, Figures] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+    def of(self, key: str, measure: Callable[[], Figures]) -> Figures:
+        """Return the figures of ``key``, measured now unless they were."""
+        if key not in self.held:
+            self.held[key] = measure()
+            self.path.write_text(json.dumps(self.held, indent=1), "utf-8")
+            print(key, self.held[key], flush=True)
+        return self.held[key]
+
+
+def calibration(folder: Path, bundle: Path) -> Path:
+    """Return a folder of samples of each graph: what the tasks give it, over examples that nothing is measured on."""
+    out = folder / "calibration"
+    if not out.exists():
+        recorder, learn = Recorder(), Maker(folder / "calibration-inputs", 11, held_out=False)
+        recorded = Measured(bundle, recorder.open)
+        for task in TASKS:
+            for _ in range(4 if task in SLOW else 25):
+                recorded.text(task, learn.case(task).given)
+        recorder.write(bundle, out)
+    return out
+
+
+def nano(folder: Path, store: Store) -> dict[str, Figures]:
+    """Return by build the metric of each task on m4-nano; none where there is no build."""
     first = built(folder / "float", "tflite", "float32", None)
     if isinstance(first, M4CError):
         raise first
-    recorder, learn = Recorder(), Maker(folder / "calibration-inputs", 11, held_out=False)
-    recorded = Measured(folder / "float", recorder.open)
-    for task in TASKS:
-        for _ in range(max(4, count // 4)):
-            recorded.text(task, learn.case(task).given)
-    recorder.write(folder / "float", folder / "calibration")
+    samples = calibration(folder, folder / "float")
     maker = Maker(folder / "inputs", 12, held_out=True)
-    cases = {task: [maker.case(task) for _ in range(count)] for task in TASKS}
-    for file_format, precision in BUILDS:
-        made: Any = built(
-            folder / f"{file_format}-{precision}", file_format, precision, folder / "calibration"
-        )
+    cases = {task: [maker.case(task) for _ in range(COUNTS[task])] for task in TASKS}
+
+    def measured(file_format: str, precision: str) -> Figures:
+        made = built(folder / f"{file_format}-{precision}", file_format, precision, samples)
         if isinstance(made, M4CError):
             print(file_format, precision, made)
-            yield file_format, precision, dict.fromkeys(TASKS)
-        else:
-            yield file_format, precision, {task: made.metric(task, cases[task], first) for task in TASKS}
+            return dict.fromkeys(TASKS)
+        return {task: made.metric(task, cases[task], first) for task in TASKS}
+
+    return {f"{p}, {f}": store.of(f"nano {p}, {f}", partial(measured, f, p)) for f, p in BUILDS}
 
 
 def main() -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--count", type=int, default=100, help="examples of a task")
+    parser.add_argument("work", type=Path, help="a folder for builds and figures; a second run goes on there")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = list(rows(Path(folder), given.count))
-    given.out.write_text(page(found, given.count), encoding="utf-8")
+    given.work.mkdir(parents=True, exist_ok=True)
+    store = Store(given.work / "figures.json")
+    tasks = nano(given.work, store)
+    whisper = {
+        f"{p}, {f}": store.of(f"whisper {p}, {f}", partial(accuracy_whisper.figures, given.work, f, p))
+        for f, p in accuracy_whisper.BUILDS
+    }
+    given.out.write_text(page(tasks, whisper), encoding="utf-8")
 
 
-def page(found: Sequence[tuple[str, str, dict[str, float | None]]], count: int) -> str:
-    """Return the page: a row a task, a column a build; what loses more than it may is marked."""
-    base = found[0][2]
-    lines = [
-        "| task | | metric | " + " | ".join(f"{precision}, {form}" for form, precision, _ in found) + " |",
-        "|---|---|---|" + "---:|" * len(found),
-    ]
-    for name, task in TASKS.items():
-        cells = [_cell(name, precision, values[name], base[name]) for _, precision, values in found]
-        metric = "word errors" if name in WRONG else "right"
-        lines.append(f"| {name} | {task.title} | {metric} | " + " | ".join(cells) + " |")
-    return PAGE.format(table="\n".join(lines), count=count)
+def page(tasks: Mapping[str, Figures], whisper: Mapping[str, Figures]) -> str:
+    """Return the page: a row a build, a column a task; what loses more than it may is marked."""
+    return PAGE.format(
+        tasks="\n".join(
+            f"| {name} | {TASKS[name].title} | {_metric(name)} | {COUNTS[name]} |" for name in TASKS
+        ),
+        nano=_table(tasks, {name: name for name in TASKS}),
+        whisper=_table(whisper, {"T32": "word errors"}),
+        sentences=len(accuracy_whisper.SENTENCES),
+    )
+
+
+def _metric(task: str) -> str:
+    return "word errors" if task in WRONG else "right"
+
+
+def _table(found: Mapping[str, Figures], columns: Mapping[str, str]) -> str:
+    """Return a row a build, beside the first of them."""
+    base = next(iter(found.values()))
+    lines = ["| | " + " | ".join(columns.values()) + " |", "|---|" + "---:|" * len(columns)]
+    for build, values in found.items():
+        cells = [_cell(name, build.partition(",")[0], values[name], base[name]) for name in columns]
+        lines.append(f"| {build} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _cell(task: str, precision: str, value: float | None, base: float | None) -> str:
@@ -367,12 +268,31 @@ def _cell(task: str, precision: str, value: float | None, base: float | None) ->
 
 PAGE = """# Accuracy
 
-What rounding costs m4-nano, task by task: {count} examples of each, none of them trained on, run over the artifacts by
-`m4c run`'s own routes. Right answers and word errors in percent. Bold: worse than float32 by more than a percent point in
-8 bits, or two in 4; in float16 than float32 at all. Integers are calibrated on up to 48 calls of each graph.
-Written by `python -m tests.benchmarks.accuracy docs/accuracy.md`.
+What a precision costs, task by task, over the artifacts by `m4c run`'s own routes. Nothing that is measured on was trained
+on. Percent; bold is worse than float32 by more than one percent point, in int4 by more than two.
 
-{table}
+```sh
+python -m tests.benchmarks.accuracy docs/accuracy.md WORK    # WORK keeps builds and figures
+```
+
+It needs `pip install -e ".[dev,training]"` and espeak-ng. Integers of activations are calibrated on up to 48 calls of each
+graph, taken from other examples of the tasks. Weights in int8-weights and int4 are rounded to the nearest.
+
+## m4-nano
+
+{nano}
+
+| task | | metric | examples |
+|---|---|---|---:|
+{tasks}
+
+T48's drawings are judged by T22, and T41's speech by T32, both in float32.
+
+## Whisper tiny.en
+
+Word errors over {sentences} sentences that espeak-ng says, the real weights.
+
+{whisper}
 """
 
 if __name__ == "__main__":
