@@ -15,6 +15,7 @@ from m4c.errors import BundleError
 from m4c.hashing import sha256
 from m4c.json_file import read_json
 from m4c.record import from_json
+from m4c.tasks import Route
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -288,8 +289,8 @@ class Manifest:
     target: str
     tools: Mapping[str, str]
     submodels: tuple[SubmodelRecord, ...]
-    routes: Mapping[str, tuple[str, ...]]
-    """Task → the graphs it runs, in order; only tasks whose graphs are all here."""
+    routes: Mapping[str, Route]
+    """How each task is done whose graphs are all here, by the paper's number."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The options that it was exported with, and what else was given: see :mod:`m4c.rebuild`."""
     schema: int = SCHEMA

@@ -18,9 +18,9 @@ LABEL_READER = "txt_enc/encoder"
 WRITER = ("backbone/embed", "backbone/decoder")
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A task by the paper's number."""
+@dataclass(frozen=True)
+class Route:
+    """How a task is done: what a runner needs to know of it, and what a manifest says."""
 
     title: str
     path: int
@@ -33,6 +33,12 @@ class Task:
     """What is asked: of the text encoder about a ``{label}``, or of the backbone."""
     gives: str = "text"
     """``text``, ``label``, or one of :data:`FILES`."""
+
+
+@dataclass(frozen=True)
+class Task(Route):
+    """A task by the paper's number."""
+
     genai: tuple[str, ...] = ()
     """Those that run instead in a bundle for onnxruntime-genai, if that has graphs of its own."""
 
@@ -45,6 +51,10 @@ class Task:
     def summary(self) -> str:
         """What it is, and what it needs."""
         return f"{self.title}: {' '.join(f'--{option}' for option in self.options)}"
+
+    def by(self, graphs: tuple[str, ...]) -> Route:
+        """Return how it is done by these of its graphs."""
+        return Route(self.title, self.path, graphs, self.takes, self.prompt, self.gives)
 
     @property
     def media(self) -> str | None:
@@ -129,11 +139,11 @@ def graphs_of(names: Iterable[str], dialect: str | None = None) -> tuple[str, ..
     return tuple(dict.fromkeys(g for t in tasks for g in ((dialect == "genai" and t.genai) or t.graphs)))
 
 
-def routes(graphs: set[str]) -> dict[str, tuple[str, ...]]:
+def routes(graphs: set[str]) -> dict[str, Route]:
     """Return the tasks whose graphs are all among ``graphs``, each with these."""
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, Route] = {}
     for name, task in TASKS.items():
-        for route in (task.graphs, task.genai):
-            if route and graphs.issuperset(route):
-                found.setdefault(name, route)
+        for graphs_ in (task.graphs, task.genai):
+            if graphs_ and graphs.issuperset(graphs_):
+                found.setdefault(name, task.by(graphs_))
     return found

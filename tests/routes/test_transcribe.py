@@ -15,6 +15,7 @@ from m4c.progress import Silent
 from m4c.request import Request
 from m4c.routes.transcribe import transcribe
 from m4c.targets.profile import load_target
+from m4c.tasks import TASKS
 
 Array = np.ndarray
 
@@ -105,7 +106,7 @@ def test_a_sound_becomes_text(speech: tuple[Path, Manifest], tmp_path: Path) -> 
     first = transcribe(folder, manifest, tmp_path / "tone.wav")
     assert first == transcribe(folder, manifest, tmp_path / "tone.wav")
     assert isinstance(first, str)
-    assert manifest.routes == {"T32": ("aud_i_enc/encoder", "aud_i_enc/cross", "aud_i_enc/decoder")}
+    assert manifest.routes == {"T32": TASKS["T32"].by(TASKS["T32"].graphs)}
 
 
 def test_other_files_are_no_sound(speech: tuple[Path, Manifest], tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import peft
 import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from m4c.adapters.folder import FILE
 from m4c.host.prepare import prepare
 from m4c.models import shipped
 from m4c.models.graph import Submodel
@@ -53,7 +53,7 @@ def saved(module: Any, folder: Path, figures: Mapping[str, float]) -> None:
         warnings.simplefilter("ignore", UserWarning)
         module.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
-    (folder / FILE).chmod(0o644)  # the library leaves it to its owner alone
+    (folder / SAFETENSORS_WEIGHTS_NAME).chmod(0o644)  # the library leaves it to its owner alone
     rounded = {name: round(value, 4) for name, value in figures.items()}
     (folder / "figures.json").write_text(json.dumps(rounded, indent=1) + "\n", "utf-8")
     log.info("%s: %s", folder, rounded)
