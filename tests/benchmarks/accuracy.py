@@ -9,7 +9,7 @@ nothing was measured on.
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,9 @@ SLOW = frozenset({"T41", "T48"})
 """Tasks that take seconds."""
 
 COUNTS = {name: 400 if task.path == 2 and "labels" in task.takes else 100 for name, task in TASKS.items()}
+JUDGES = ("T22", "T32")
+"""Tasks that judge what others draw and say."""
+
 COUNTS |= {"T41": 40, "T48": 46}
 """Examples of each task."""
 
@@ -147,9 +150,10 @@ class _Recorded:
         return self.runner.run(inputs)
 
 
-def built(folder: Path, file_format: str, precision: str, calibration: Path | None) -> Measured | M4CError:
-    """Return a build of all that the tasks need, or why there is none."""
-    graphs = sorted({graph for task in TASKS.values() for graph in task.graphs})
+def built(
+    folder: Path, graphs: Sequence[str], file_format: str, precision: str, calibration: Path | None
+) -> Measured | M4CError:
+    """Return a build of ``graphs``, or why there is none."""
     request = Request(
         load_target("cpu"),
         tuple(graphs),
@@ -163,57 +167,78 @@ def built(folder: Path, file_format: str, precision: str, calibration: Path | No
     try:
         compile_bundle(request, folder, Silent())
     except M4CError as error:
+        print(file_format, precision, error)
         return error
     return Measured(folder)
 
 
 class Store:
-    """Figures that were measured before, so that a run that was stopped goes on."""
+    """Figures that were measured before, by build and task, so that a run that was stopped goes on."""
 
     def __init__(self, path: Path) -> None:
         """Read ``path`` if it is there."""
         self.path = path
         self.held: dict[str, Figures] = json.loads(path.read_text("utf-8")) if path.exists() else {}
 
-    def of(self, key: str, measure: Callable[[], Figures]) -> Figures:
-        """Return the figures of ``key``, measured now unless they were."""
-        if key not in self.held:
-            self.held[key] = measure()
+    def of(
+        self,
+        build: str,
+        tasks: Sequence[str],
+        measure: Callable[[Sequence[str]], Iterator[tuple[str, float | None]]],
+    ) -> Figures:
+        """Return the figures of ``tasks``, those that are missing measured now."""
+        held = self.held.setdefault(build, {})
+        missing = [task for task in tasks if task not in held]
+        for task, figure in measure(missing) if missing else ():
+            held[task] = figure
             self.path.write_text(json.dumps(self.held, indent=1), "utf-8")
-            print(key, self.held[key], flush=True)
-        return self.held[key]
+            print(build, task, figure, flush=True)
+        return {task: held[task] for task in tasks}
 
 
-def calibration(folder: Path, bundle: Path) -> Path:
+def calibration(folder: Path, bundle: Path, tasks: Sequence[str]) -> Path:
     """Return a folder of samples of each graph: what the tasks give it, over examples that nothing is measured on."""
-    out = folder / "calibration"
+    out = folder / f"calibration-{tasks[0]}"
     if not out.exists():
         recorder, learn = Recorder(), Maker(folder / "calibration-inputs", 11, held_out=False)
         recorded = Measured(bundle, recorder.open)
-        for task in TASKS:
+        for task in tasks:
             for _ in range(4 if task in SLOW else 25):
                 recorded.text(task, learn.case(task).given)
         recorder.write(bundle, out)
     return out
 
 
-def nano(folder: Path, store: Store) -> dict[str, Figures]:
+def nano(folder: Path, store: Store, tasks: Sequence[str]) -> dict[str, Figures]:
     """Return by build the metric of each task on m4-nano; none where there is no build."""
-    first = built(folder / "float", "tflite", "float32", None)
+    graphs = sorted({graph for task in (*tasks, *JUDGES) for graph in TASKS[task].graphs})
+    first = built(folder / f"float-{tasks[0]}", graphs, "tflite", "float32", None)
     if isinstance(first, M4CError):
         raise first
-    samples = calibration(folder, folder / "float")
+    samples = calibration(folder, first.folder, tasks)
     maker = Maker(folder / "inputs", 12, held_out=True)
-    cases = {task: [maker.case(task) for _ in range(COUNTS[task])] for task in TASKS}
+    cases = {task: [maker.case(task) for _ in range(COUNTS[task])] for task in tasks}
 
-    def measured(file_format: str, precision: str) -> Figures:
-        made = built(folder / f"{file_format}-{precision}", file_format, precision, samples)
-        if isinstance(made, M4CError):
-            print(file_format, precision, made)
-            return dict.fromkeys(TASKS)
-        return {task: made.metric(task, cases[task], first) for task in TASKS}
+    def measured(
+        file_format: str, precision: str, missing: Sequence[str]
+    ) -> Iterator[tuple[str, float | None]]:
+        out = folder / f"{file_format}-{precision}-{missing[0]}"
+        needed = sorted({graph for task in missing for graph in TASKS[task].graphs})
+        made = built(out, needed, file_format, precision, samples)
+        for task in missing:
+            yield task, None if isinstance(made, M4CError) else made.metric(task, cases[task], first)
 
-    return {f"{p}, {f}": store.of(f"nano {p}, {f}", partial(measured, f, p)) for f, p in BUILDS}
+    return {f"{p}, {f}": store.of(f"nano {p}, {f}", tasks, partial(measured, f, p)) for f, p in BUILDS}
+
+
+def whisper(folder: Path, store: Store) -> dict[str, Figures]:
+    """Return by build the word error rate of Whisper tiny.en."""
+
+    def measured(file_format: str, precision: str, _: Sequence[str]) -> Iterator[tuple[str, float | None]]:
+        yield "T32", accuracy_whisper.word_errors(folder, file_format, precision)
+
+    builds = accuracy_whisper.BUILDS
+    return {f"{p}, {f}": store.of(f"whisper {p}, {f}", ["T32"], partial(measured, f, p)) for f, p in builds}
 
 
 def main() -> None:
@@ -221,15 +246,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("work", type=Path, help="a folder for builds and figures; a second run goes on there")
+    parser.add_argument("--task", action="append", help="measure this task alone, and write no page")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     store = Store(given.work / "figures.json")
-    tasks = nano(given.work, store)
-    whisper = {
-        f"{p}, {f}": store.of(f"whisper {p}, {f}", partial(accuracy_whisper.figures, given.work, f, p))
-        for f, p in accuracy_whisper.BUILDS
-    }
-    given.out.write_text(page(tasks, whisper), encoding="utf-8")
+    if given.task == ["whisper"]:
+        whisper(given.work, store)
+    elif given.task:
+        nano(given.work, store, given.task)
+    else:
+        made = page(nano(given.work, store, list(TASKS)), whisper(given.work, store))
+        given.out.write_text(made, encoding="utf-8")
 
 
 def page(tasks: Mapping[str, Figures], whisper: Mapping[str, Figures]) -> str:
