@@ -1,10 +1,12 @@
 """Bundles that several tests read: exported once a session. Tests that alter one copy it first."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from m4c.bundle import MANIFEST, FileRecord
 from m4c.compile import compile_bundle
@@ -12,10 +14,13 @@ from m4c.hashing import sha256
 from m4c.progress import Silent
 from m4c.request import Request
 from m4c.targets.profile import load_target
+from tests.end_to_end.command import m4c as in_a_process
 
 Copy = Callable[[Path], Path]
 
 SMALL = ("projection", "gen_dec")
+ASSETS = Path(__file__).parent / "assets" / "nano"
+ADAPTERS = ("shapes", "jumping", "herald")
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +37,21 @@ def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "int8"
     request = Request(target=load_target("edgetpu"), submodels=("projection",), calibration="random")
     compile_bundle(request, out, Silent())
+    return out
+
+
+@pytest.fixture(scope="session")
+def nano_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return all of m4-nano in float32 ONNX with three adapters beside it, made by whichever test process wants it first."""
+    base = tmp_path_factory.getbasetemp()
+    out = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "m4-nano"
+    with FileLock(out.with_suffix(".lock")):
+        if not out.exists():
+            given = [
+                word for name in ADAPTERS for word in ("--adapter", f"{name}={ASSETS / 'adapters' / name}")
+            ]
+            table = in_a_process("export", *given, "--adapters", "separate", "-o", str(out))
+            assert "tts_dec" in table
     return out
 
 

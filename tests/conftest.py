@@ -4,10 +4,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from tests.bundles import copied, float_bundle, int8_bundle
+from tests.bundles import copied, float_bundle, int8_bundle, nano_bundle
 from tests.shell import m4c
 
-__all__ = ["copied", "float_bundle", "int8_bundle", "m4c"]
+__all__ = ["copied", "float_bundle", "int8_bundle", "m4c", "nano_bundle"]
 
 
 @pytest.fixture(autouse=True)

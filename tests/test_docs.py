@@ -10,21 +10,15 @@ import pytest
 import typer
 
 from m4c.cli import app
-
-ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+from tests.shown import PAGES, ROOT, in_shell, in_text, in_workflow
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Yield every m4c command that a page shows: lines of shell blocks, and code in the text."""
-    text = page.read_text("utf-8")
-    for block in re.findall(r"```(?:sh|yaml)\n(.*?)```", text, re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            for part in re.split(r"&&|;|\|", line.partition(" #")[0]):
-                found = re.search(r"(?:^|[\s/])m4c (\S.*)", part)
-                if found:
-                    yield found[1]
-    yield from re.findall(r"`m4c ([a-z][^`]*)`", text)
+    """Yield every m4c command that a page shows, without its first word."""
+    for shown in (*in_shell(page), *in_workflow(page), *in_text(page)):
+        found = re.search(r"(?:^|[\s/])m4c (\S.*)", shown.command)
+        if found:
+            yield found[1]
 
 
 SHOWN = sorted({(page.name, line) for page in PAGES for line in commands(page)})
