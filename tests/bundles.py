@@ -1,10 +1,13 @@
 """Bundles that several tests read: exported once a session. Tests that alter one copy it first."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import pytest
 from filelock import FileLock
 
@@ -83,3 +86,16 @@ def edit_manifest(bundle: Path, old: str, new: str) -> None:
 def update_hash(bundle: Path, record: FileRecord) -> None:
     """Let the manifest vouch for a file as it is now."""
     edit_manifest(bundle, record.sha256, sha256(bundle / record.path))
+
+
+def breaches(manifest: object) -> list[str]:
+    """Return what of a manifest, as JSON, is not as the published schema says."""
+    schema = json.loads((files("m4c") / "manifest.schema.json").read_text("utf-8"))
+    return [
+        f"{e.json_path}: {e.message}" for e in jsonschema.Draft202012Validator(schema).iter_errors(manifest)
+    ]
+
+
+def require_schema(bundle: Path) -> None:
+    """Hold the manifest of a bundle against the published schema."""
+    assert breaches(json.loads((bundle / MANIFEST).read_text("utf-8"))) == []

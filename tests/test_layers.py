@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("passes", "targets", "operator_reports")
 
 LAYERS = (
-    "allocator errors hashing json_file sound_onnx onnx_file record progress quiet numerics precisions cache layouts model "
-    "runs scopes skeleton slots tasks host",
+    "allocator errors hashing json_file sound_onnx onnx_file record record_schema progress quiet numerics precisions cache "
+    "layouts model runs scopes skeleton slots tasks host",
     "ahead journal origins weights weight_file blockwise rounding scheme rewrite samples parallel runners segments sweep "
-    "bundle static_cache grid half",
+    "bundle manifest_schema static_cache grid half",
     "pipeline quant qdq scales observers reach host_part",
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",

@@ -12,6 +12,7 @@ from m4c.targets.emit_tflite import read_ports
 from m4c.targets.legality import Illegal, verdicts
 from m4c.targets.profile import load_target
 from m4c.targets.read_tflite import read_tflite
+from tests.bundles import require_schema
 from tests.end_to_end.channels import check
 from tests.end_to_end.command import m4c
 
@@ -65,6 +66,7 @@ def test_the_host_looks_up(bundle: Path) -> None:
     own = {port.name for port in read_ports(bundle / manifest.graph("txt_enc/encoder").file.path).inputs}
     assert {port.name for port in host.outputs} == own
     assert manifest.graph("imu_enc/encoder").host is None
+    require_schema(bundle)
 
 
 @pytest.mark.parametrize("name", LEAST_DB)

@@ -23,7 +23,7 @@ from m4c.selftest import selftest
 from m4c.static_cache import StaticSteps, open_decoder
 from m4c.targets.profile import load_target
 from m4c.weights import Array, Recipe, array, lazy
-from tests.bundles import Copy, update_hash
+from tests.bundles import Copy, require_schema, update_hash
 
 ASSET = Path(__file__).parent.parent / "assets" / "tiny_llama"
 PAST = 15
@@ -134,6 +134,7 @@ def test_a_signature_for_prompts_over_the_same_weights(llama: Bundle, signatures
         assert (view.verification.runtime_sqnr_db or 0) > 25
     found = selftest(read_manifest(signatures), signatures)
     assert [figures.graph.partition(" ")[2] for figures in found] == 2 * ["decode", f"prefill_{STEPS}"]
+    require_schema(signatures)
 
 
 def test_a_prompt_at_once_is_continued_as_a_step_a_call(

@@ -13,6 +13,7 @@ from m4c.errors import UsageError
 from m4c.models import SUBMODELS
 from m4c.routes.perform import Given, Result, perform
 from m4c.tasks import TASKS
+from tests.bundles import require_schema
 from tests.end_to_end.command import m4c
 
 CANONICAL = [
@@ -224,6 +225,11 @@ def test_the_command_prints_the_result_alone(bundle: Path) -> None:
 def test_what_cannot_be_done(bundle: Path, task: str, given: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         done(bundle, task, **given)
+
+
+def test_the_manifest_is_as_its_schema_says(bundle: Path) -> None:
+    require_schema(bundle)
+    assert any(submodel.adapters for submodel in read_manifest(bundle).submodels)
 
 
 def test_the_manifest_names_weights_and_licence(bundle: Path) -> None:
