@@ -2,12 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from m4c.errors import UsageError
 from m4c.models import PRESETS, SUBMODELS, build, require_submodel
 from m4c.skeleton import skeleton
+
+
+LICENCES = (Path(__file__).parents[2] / "docs/licences.md").read_text("utf-8").splitlines()
 
 
 def test_listing_imports_no_torch() -> None:
@@ -23,7 +27,7 @@ def test_every_sub_model_builds(name: str) -> None:
     with skeleton():
         made = build(name, "m4-nano")
     assert made.name == name
-    assert made.licence
+    assert [row for row in LICENCES if f"`{name}`" in row and f"| {made.licence} |" in row]
     assert made.graphs
     assert all(graph.submodel == name for graph in made.graphs)
     assert len({graph.name for graph in made.graphs}) == len(made.graphs)
