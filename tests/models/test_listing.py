@@ -10,7 +10,6 @@ from m4c.errors import UsageError
 from m4c.models import PRESETS, SUBMODELS, build, require_submodel
 from m4c.skeleton import skeleton
 
-
 LICENCES = (Path(__file__).parents[2] / "docs/licences.md").read_text("utf-8").splitlines()
 
 
