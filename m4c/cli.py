@@ -54,12 +54,12 @@ def _version(
 def export(
     submodels: options.Submodels = None,
     task: options.Tasks = None,
-    target: options.Target = "cpu",
+    target: options.Targets = ["cpu"],  # noqa: B006  typer copies it
     preset: options.Preset = "m4-nano",
     weights: options.Weights = None,
     random_weights: options.RandomWeights = None,
     file_format: options.FileFormat = None,
-    quantize: options.Quantize = None,
+    quantize: options.Precisions = None,
     method: options.RoundingMethod = options.Method.RTN,
     group_size: options.GroupSize = None,
     asymmetric: options.Asymmetric = False,
@@ -89,35 +89,31 @@ def export(
     """Compile sub-models, or an ONNX file, into a verified bundle."""
     from m4c.adapters.given import adapters as given_adapters
     from m4c.errors import UsageError
-    from m4c.exporting import export_bundle
+    from m4c.exporting import How, export_bundles
+    from m4c.matrix import variants
     from m4c.models import shipped
     from m4c.request import Request
     from m4c.scheme import scheme
-    from m4c.selection import require_dimensions, require_sizes, selected_submodels
+    from m4c.selection import require_dimensions, require_sizes, selected_file, selected_submodels
     from m4c.targets.profile import load_target
     from m4c.tasks import graphs_of
 
     names = (*(submodels or ()), *graphs_of(task or (), dialect.value if dialect else None))
-    files = [name for name in names if name.endswith(".onnx")]
     if weights is not None and random_weights is not None:
         raise UsageError("--weights and --random-weights exclude each other", fix="give one of them")
-    if files and (len(names) > 1 or weights is not None or dynamic or size or adapter):
-        raise UsageError(
-            "an .onnx file is exported alone, with the weights and dimensions it has",
-            fix="leave out the rest",
-        )
-    if files and not Path(files[0]).is_file():
-        raise UsageError(f"there is no file {files[0]}", fix="give the path of an ONNX file")
-    precision = options.precision(quantize)
+    model = selected_file(names, alone=not (weights or dynamic or size or adapter))
+    targets = [load_target(one) for one in target]
+    rounding = (group_size, not asymmetric, method.value, tuple(keep or ()), bits_budget)
+    precisions = [options.precision(one) for one in options.unique(quantize)]
     request = Request(
-        target=load_target(target),
-        submodels=() if files else names,
-        model=Path(files[0]) if files else None,
+        target=targets[0],
+        submodels=() if model else names,
+        model=model,
         preset=preset,
-        weights=None if files else shipped.default(preset, weights, random_weights),
+        weights=None if model else shipped.default(preset, weights, random_weights),
         seed=random_weights or 0,
         format=file_format.value if file_format else None,
-        precision=precision,
+        precision=precisions[0],
         fallback=fallback.value if fallback else None,
         calibration=calibration,
         observer=observer.value if observer else None,
@@ -127,16 +123,16 @@ def export(
         dialect=dialect.value if dialect else None,
         context_length=context_length,
         cache_type=cache_type.value,
-        scheme=scheme(precision, group_size, not asymmetric, method.value, tuple(keep or ()), bits_budget),
         adapters=given_adapters(
             adapter or (),
             adapters.value if adapters else None,
             adapter_pickle,
-            () if files else selected_submodels(names),
+            () if model else selected_submodels(names),
             rank_limit,
         ),
     )
-    export_bundle(request, out, jobs, max_rss, dry_run, store, executor, as_json)
+    wanted = variants(request, targets, {one: scheme(one, *rounding) for one in precisions})
+    export_bundles(wanted, out, How(jobs, max_rss, dry_run, store, executor, as_json))
 
 
 @app.command()

@@ -94,7 +94,12 @@ Tasks = Annotated[
     list[str] | None,
     typer.Option("--task", help="Only the graphs of a task's route, such as T22 (m4c list tasks)."),
 ]
-Target = Annotated[str, typer.Option(help="Where it runs: a name (m4c list targets) or a .toml file.")]
+Targets = Annotated[
+    list[str],
+    typer.Option(
+        help="Where it runs: a name (m4c list targets) or a .toml file; of several, each has a bundle in OUT."
+    ),
+]
 Preset = Annotated[str, typer.Option(help="m4-nano (small) or m4 (the paper's sizes).")]
 Weights = Annotated[
     Path | None,
@@ -109,6 +114,12 @@ RandomWeights = Annotated[
 ]
 FileFormat = Annotated[Format | None, typer.Option("--format", help="Instead of the target's own.")]
 Quantize = Annotated[Precision | None, typer.Option(help="Instead of the target's own precision.")]
+Precisions = Annotated[
+    list[Precision] | None,
+    typer.Option(
+        "--quantize", help="Instead of the target's own precision; of several, each has a bundle in OUT."
+    ),
+]
 RoundingMethod = Annotated[
     Method, typer.Option(help="How weights are rounded in int4 and int8-weights; gptq needs --calibration.")
 ]
@@ -219,6 +230,11 @@ Labels = Annotated[str | None, typer.Option(help="What to choose among, with com
 Result = Annotated[
     Path | None, typer.Option("-o", "--out", help="The file of a picture (PNG) or a sound (WAV).")
 ]
+
+
+def unique(given: list[Precision] | None) -> list[Precision | None]:
+    """Return the precisions that ``--quantize`` asks for, each once; None is a target's own."""
+    return list(dict.fromkeys(given)) if given else [None]
 
 
 def precision(quantize: Precision | None) -> str | None:

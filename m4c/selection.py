@@ -1,6 +1,7 @@
 """What a user selects of a preset: sub-models by name, or single graphs as ``submodel/graph``."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m4c.errors import UsageError
@@ -54,6 +55,25 @@ def require_sizes(texts: Iterable[str], dynamic: frozenset[str]) -> tuple[tuple[
         if name in dynamic or (name != STEPS and len({size for held, size in found if held == name}) > 1):
             raise UsageError(f"{name} cannot be two things at once", fix=f"give {name} once")
     return tuple(sorted(found))
+
+
+def selected_file(names: tuple[str, ...], alone: bool) -> Path | None:
+    """Return the ONNX file that a selection names, if it names one; ``alone``: nothing is given that a preset has.
+
+    Raises:
+        UsageError: if there is no such file, or more is asked for than a file has.
+    """
+    files = [name for name in names if name.endswith(".onnx")]
+    if not files:
+        return None
+    if len(names) > 1 or not alone:
+        raise UsageError(
+            "an .onnx file is exported alone, with the weights and dimensions it has",
+            fix="leave out the rest",
+        )
+    if not Path(files[0]).is_file():
+        raise UsageError(f"there is no file {files[0]}", fix="give the path of an ONNX file")
+    return Path(files[0])
 
 
 def selected_submodels(names: tuple[str, ...]) -> list[str]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from m4c.errors import M4CError
 from m4c.numerics import NOTABLE_DB
 
 if TYPE_CHECKING:
@@ -120,6 +121,34 @@ def show_bundle(manifest: "Manifest", out: Path) -> None:
         types = set().union(*(graph.operators for graph in manifest.graphs if graph.format == form))
         if types:
             console.print(f"{len(types)} {title} operator types in all: {' '.join(sorted(types))}")
+
+
+def show_bundles(made: "Mapping[str, Manifest | M4CError]", out: Path) -> None:
+    """Print a row a bundle in ``out``: what is in it, where it runs, how far off it is; or why there is none."""
+    table = Table(title=str(out))
+    table.add_column("bundle", no_wrap=True)
+    for heading in ("graphs", "for the target", "left on the CPU", "size", "error", "SQNR"):
+        table.add_column(heading, justify="right")
+    table.add_column("result", overflow="fold")
+    for name, one in made.items():
+        if isinstance(one, M4CError):
+            table.add_row(name, *[""] * 6, f"exit code {one.exit_code}: {one.what}")
+            continue
+        graphs = [sign for graph in one.graphs for sign in graph.signatures]
+        covered = [graph.coverage.nodes for graph in graphs if graph.coverage is not None]
+        left, every = (sum(getattr(n, key) for n in covered) for key in ("delegated", "all"))
+        sqnr = [graph.verification.sqnr_db for graph in graphs if graph.verification.sqnr_db is not None]
+        table.add_row(
+            name,
+            str(len(one.graphs)),
+            str(sum(graph.processor == one.target for graph in one.graphs)),
+            f"{every - left} of {every} nodes",
+            _size(sum(file.bytes for file in one.files())),
+            f"{max(graph.verification.max_relative_error for graph in graphs):.1e}",
+            f"{min(sqnr):.1f} dB" if sqnr else "exact",
+            "done",
+        )
+    show_table(table)
 
 
 def _calibrations(manifest: "Manifest") -> list[str]:

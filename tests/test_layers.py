@@ -21,9 +21,9 @@ LAYERS = (
     "models selection checkpoints match stamping repeat capture eager trace source calibration layerwise weight_plan",
     "passes targets",
     "operator_reports",
-    "read_back read_back_tflite float_products float_graphs request plan staging recipe disk store resources memory_limit "
-    "scaling kernels held_out verify unrounded artifact genai build assemble compile rebuild cluster adapters selftest routes "
-    "terminal",
+    "read_back read_back_tflite float_products float_graphs request matrix plan staging recipe disk store resources "
+    "memory_limit scaling kernels held_out verify unrounded artifact genai build assemble compile rebuild cluster "
+    "adapters selftest routes terminal",
     "options reporting gating adapting exporting cli",
 )
 """The rooms of m4c from the lowest layer to the highest: a module imports from its own layer and those below."""
