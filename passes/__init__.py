@@ -30,6 +30,7 @@ from m4c.passes.legalize_outputs import LegalizeOutputs
 from m4c.passes.legalize_rms import LegalizeRms
 from m4c.passes.legalize_rows import LegalizeRows
 from m4c.passes.legalize_tied import LegalizeTied
+from m4c.passes.merge_norm_axes import MergeNormAxes
 from m4c.passes.narrow_cache import NarrowCache
 from m4c.passes.offer_norms import OfferNorms
 from m4c.passes.pack_matmul import PackMatMul
@@ -39,6 +40,7 @@ from m4c.passes.simplify import Simplify
 from m4c.passes.split_softmax import SplitSoftmax
 from m4c.passes.stack_products import StackProducts
 from m4c.passes.tabulate import Tabulate
+from m4c.passes.unroll_recurrent import UnrollRecurrent
 from m4c.pipeline import Pass, Pipeline
 from m4c.scales import WIDE_KERNELS
 from m4c.scheme import Given, Grids, Scheme
@@ -87,7 +89,10 @@ def for_format(file_format: str, layer_norm: Form = "mean", dialect: str = "stan
     An ONNX build keeps its norms, in float.
     """
     if file_format == "tflite":
-        return canonical() | DecomposeBatchNorm() | DecomposeGroupNorm() | DecomposeLayerNorm(layer_norm)
+        plain = (
+            canonical() | UnrollRecurrent() | DecomposeBatchNorm() | DecomposeGroupNorm() | MergeNormAxes()
+        )
+        return plain | DecomposeLayerNorm(layer_norm)
     return canonical() if dialect == "standard" else canonical() | FuseAttention() | FuseNorms()
 
 
