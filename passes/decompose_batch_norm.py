@@ -71,6 +71,6 @@ def _rewrite(node: ir.Node) -> None:
     name = node.outputs[0].name
     factor, added = (
         edit.weight(stored_value(lazy(f"{name}.{suffix}", ir.DataType.FLOAT, column, read)))
-        for suffix, read in (("scale", scale), ("offset", offset))
+        for suffix, read in (("gain", scale), ("shift", offset))
     )
     edit.finish(edit.op("Add", [edit.op("Mul", [x, factor], shape=shape), added], shape=shape))

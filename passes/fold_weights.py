@@ -33,8 +33,8 @@ from m4c.weights import (
     stored_value,
 )
 
-GROWN_BYTES = 1 << 17
-"""What is larger than all that it is made of is folded up to this size, such as a table of distances between 128 positions."""
+GROWN_BYTES = 1 << 19
+"""What is larger than all that it is made of is folded up to this size: 128 equal rows of a table of token types, say."""
 
 SHARED_BYTES = 1 << 20
 """A weight that is stored anyhow is folded only into results up to this size: the rest would be stored twice."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from m4c.passes.fold_weights import EVALUATE, SHARED_BYTES, FoldWeights
+from m4c.passes.fold_weights import EVALUATE, GROWN_BYTES, SHARED_BYTES, FoldWeights
 from m4c.weights import array, is_weight
 from tests.passes.rewriting import Rewritten, rewrite
 
@@ -184,10 +184,12 @@ def test_what_is_free_after_another_folded_folds_too() -> None:
 
 
 def test_a_result_much_larger_than_what_it_is_made_of_stays() -> None:
-    text = "g (float[64, 1024] x) => (float[64, 1024] y) { e = Expand(w, s) y = Add(x, e) }"
-    made = rewrite(FOLD, text, weights={"w": np.ones((1, 1024), np.float32)}, constants={"s": ints(64, 1024)})
+    rows = GROWN_BYTES // 4096 + 1
+    text = f"g (float[{rows}, 1024] x) => (float[{rows}, 1024] y) {{ e = Expand(w, s) y = Add(x, e) }}"
+    weights = {"w": np.ones((1, 1024), np.float32)}
+    made = rewrite(FOLD, text, weights=weights, constants={"s": ints(rows, 1024)})
     assert made.operators == ["Expand", "Add"]
-    assert made.misses[0].text == f"Expand would store {64 * 1024 * 4} bytes instead of {1024 * 4 + 16}"
+    assert made.misses[0].text == f"Expand would store {rows * 1024 * 4} bytes instead of {1024 * 4 + 16}"
 
 
 def test_outputs_and_operators_without_a_recipe_stay_with_a_reason() -> None:

@@ -23,19 +23,19 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
     assert str(canonical()) == CANONICAL
     assert str(for_format("onnx")) == CANONICAL
     assert str(for_format("tflite")).startswith(
-        f"{CANONICAL} | decompose-batch-norm | decompose-group-norm | decompose-layer-norm"
+        f"{CANONICAL} | unroll-recurrent | decompose-batch-norm | decompose-group-norm | merge-norm-axes | decompose-layer-norm"
     )
     assert str(for_integers("int8", "onnx", calibrate)).startswith(
         f"{CANONICAL} | drop-nan-guards | tabulate | equalize-norms | split-softmax | "
         "offer-norms | calibrate | choose-norms | quantize-static"
     )
-    assert (
-        f"{CANONICAL} | decompose-batch-norm | decompose-group-norm | decompose-layer-norm{{form=norm}} | drop-nan-guards | "
-        in str(for_integers("int8", "tflite", calibrate))
+    norms = "decompose-batch-norm | decompose-group-norm | merge-norm-axes | decompose-layer-norm{form=norm}"
+    assert f"{CANONICAL} | unroll-recurrent | {norms} | drop-nan-guards | " in str(
+        for_integers("int8", "tflite", calibrate)
     )
     wide = str(for_integers("int16x8", "tflite", calibrate))
     assert (
-        "| decompose-group-norm | decompose-layer-norm{form=product} | drop-nan-guards | tabulate | calibrate"
+        "| decompose-group-norm | merge-norm-axes | decompose-layer-norm{form=product} | drop-nan-guards | tabulate | calibrate"
         in wide
     )
     assert wide.endswith("quantize-static{wide=all}")
