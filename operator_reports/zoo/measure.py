@@ -18,7 +18,7 @@ from m4c.model import operator_counts
 from m4c.models import SUBMODELS
 from m4c.models import build as build_submodel
 from m4c.models.graph import Graph, Port
-from m4c.operator_reports.captured import of_model, of_submodel
+from m4c.operator_reports.captured import of_graph, of_model, of_submodel
 from m4c.operator_reports.zoo import placed
 from m4c.operator_reports.zoo.baseline import LEVELS, SCHEMA
 from m4c.operator_reports.zoo.registry import BUILDERS
@@ -102,13 +102,18 @@ def of_builder(builder: str, progress: Progress) -> tuple[Record, Record]:
     runs: Record = {name: {} for name in names()}
     try:
         for graph in graphs:
-            whole = f"{builder}/{graph.name}"
-            made["graphs"][graph.name], model = counted(replace(graph, name=whole), progress)
-            progress.stage(whole, "targets")
+            named = replace(graph, name=f"{builder}/{graph.name}")
+            made["graphs"][graph.name], model = counted(named, progress)
+            progress.stage(named.name, "targets")
             with quiet(FOLDING):
-                for target, one in of_model(model, whole, targets()).items():
-                    runs[target][graph.name] = placed.row(one)
-            progress.finished(whole)
+                found = (
+                    of_graph(named, targets(), progress)
+                    if graph.dynamic
+                    else of_model(model, named.name, targets())
+                )
+            for target, one in found.items():
+                runs[target][graph.name] = placed.row(one)
+            progress.finished(named.name)
     except M4CError as error:
         made["failed"] = f"{graph.name}: {error.what}"
     progress.completed(builder)
