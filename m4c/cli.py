@@ -281,7 +281,9 @@ def report(
     ] = False,
     figure: Annotated[
         Path | None,
-        typer.Option(help="zoo, scaling: draw into this .svg or .png; the use of the types into …-use."),
+        typer.Option(
+            help="zoo, scaling: draw into this .svg or .png; zoo without --target: the use of types into …-use."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="html: the file to write, instead of stdout.")

@@ -23,8 +23,8 @@ from m4c.operator_reports.render_placement import (
     to_json_of_many,
     to_markdown,
 )
+from m4c.operator_reports.zoo import placed, render_placed, render_scaling
 from m4c.operator_reports.zoo import render as render_zoo
-from m4c.operator_reports.zoo import render_scaling
 from m4c.operator_reports.zoo.baseline import store, stored
 from m4c.operator_reports.zoo.registry import BUILDERS
 from m4c.operator_reports.zoo.scaling import store_scaling, stored_scaling
@@ -92,7 +92,8 @@ def placements(subject: str, targets: Sequence[Target], evidence: str, preset: s
 def report_zoo(form: str, jobs: int, measure: bool, figure: Path | None) -> None:
     """Show how many operator types the paper's 50 models need, as ``text``, ``json`` or ``md``.
 
-    ``measure`` replaces what is stored; the growth is drawn into ``figure``, and the use of the types beside it.
+    ``measure`` replaces what is stored, where the models run too; the growth is drawn into ``figure``, and the use of the
+    types beside it.
 
     Raises:
         UsageError: if the picture cannot be drawn.
@@ -101,7 +102,9 @@ def report_zoo(form: str, jobs: int, measure: bool, figure: Path | None) -> None
         from m4c.operator_reports.zoo.measure import measured
 
         with ProgressBar(len(BUILDERS) + len(SUBMODELS)) as progress:
-            store(measured(progress, jobs))
+            counts, runs = measured(progress, jobs)
+        store(counts)
+        placed.store(runs)
     found = stored()
     if figure is not None:
         from m4c.operator_reports.zoo.figure import draw
@@ -114,6 +117,38 @@ def report_zoo(form: str, jobs: int, measure: bool, figure: Path | None) -> None
     else:
         show_table(render_zoo.to_table(found))
         show_table(render_zoo.to_frequencies(found))
+
+
+def report_zoo_on(targets: tuple[str, ...], form: str, figure: Path | None) -> None:
+    """Show what becomes of the paper's 50 models, and of M4's graphs, on ``targets``, as ``text``, ``json`` or ``md``.
+
+    Raises:
+        UsageError: if a target is not among those that were asked, or the picture cannot be drawn.
+    """
+    found = placed.stored()
+    chosen = found.targets if "all" in targets else tuple(dict.fromkeys(targets))
+    if unknown := [target for target in chosen if target not in found.targets]:
+        raise UsageError(
+            f"the zoo was not judged on {', '.join(unknown)}",
+            fix=f"give all, or one of {', '.join(found.targets)}",
+        )
+    if figure is not None:
+        from m4c.operator_reports.zoo.figure import draw_placed
+
+        draw_placed(found, chosen, figure)
+        sys.stderr.write(f"{figure}\n")
+    if changed := found.changed({name: load_target(name).digest for name in chosen}):
+        sys.stderr.write(
+            f"{', '.join(changed)}: the profile has changed since; m4c report zoo --measure judges anew\n"
+        )
+    if form == "json":
+        show_json(render_placed.to_json(found, chosen))
+    elif form == "md":
+        sys.stdout.write(render_placed.to_markdown(found, chosen))
+    else:
+        show_table(render_placed.to_outcomes(found, chosen))
+        for target in chosen if len(chosen) == 1 else ():
+            show_table(render_placed.to_table(found, target))
 
 
 def report_scaling(form: str, jobs: int, measure: bool, figure: Path | None) -> None:
@@ -206,6 +241,13 @@ def report_fleet(
         if measure or figure:
             raise UsageError("--measure and --figure are for zoo and scaling", fix="leave them out")
         report_routes(targets, preset, jobs, form)
+        return
+    if targets and subject == "zoo":
+        if measure:
+            raise UsageError(
+                "--measure asks all targets", fix="leave out --target; show one of them afterwards"
+            )
+        report_zoo_on(targets, form, figure)
         return
     if targets:
         raise UsageError(f"{subject} is counted, not placed on a target", fix="leave out --target")

@@ -53,6 +53,9 @@ _CALCULATED = (
     "Relu",
     "Neg",
     "Exp",
+    "LeakyRelu",
+    "PRelu",
+    "GlobalAveragePool",
 )
 _COPIED = (
     "Reshape",
@@ -66,6 +69,12 @@ _COPIED = (
     "Resize",
     "Clip",
     "ReduceMax",
+    "MaxPool",
+    "AveragePool",
+    "GlobalMaxPool",
+    "Pad",
+    "DepthToSpace",
+    "GatherElements",
 )
 
 RULES: Rules = {
@@ -86,7 +95,7 @@ There is no integer kernel for division, powers, sine and cosine. ``Reciprocal``
 
 WIDE_KERNELS = frozenset(
     {"Softmax", "Sigmoid", "Tanh", "MatMul", "Linear", "Conv", "ConvTranspose", "Add", "Sub", "Mul"}
-    | {"ReduceMean", "Reciprocal", "Gelu", "Relu", "Exp"}
+    | {"ReduceMean", "Reciprocal", "Gelu", "Relu", "Exp", "LeakyRelu", "GlobalAveragePool"}
 )
 """What can compute in int16 too, tried with ai-edge-litert 2.3; operators that copy follow their operand.
 

@@ -18,6 +18,8 @@ from m4c.targets.view import Graph
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from m4c.models.graph import Graph as ToCapture
+
 Form = tuple[str, str, frozenset[str]]
 """Format, precision and rewrites of a build."""
 
@@ -26,7 +28,6 @@ def of_submodel(
     names: tuple[str, ...], preset: str, targets: Sequence[Target], name: str, progress: Progress
 ) -> dict[str, list[Judged]]:
     """Capture the graphs of a sub-model that are in ``names``, or all, at sizes that each target takes, and judge them."""
-    from m4c.capture import capture
     from m4c.models import build
     from m4c.selection import selected_graphs
     from m4c.skeleton import skeleton
@@ -35,17 +36,26 @@ def of_submodel(
         submodel = build(name, preset)
     made: dict[str, list[Judged]] = {target.name: [] for target in targets}
     for graph in selected_graphs(names, submodel):
-        for fixed in (True, False):
-            takers = [t for t in targets if (t.static_shapes or t.format == "tflite") == fixed]
-            if not takers:
-                continue
-            progress.stage(graph.name, "capture")
-            model = capture(graph.sized(graph.static) if fixed else graph)
-            progress.stage(graph.name, "passes")
-            for target, found in of_model(model, graph.name, takers).items():
-                made[target].append(found)
+        for target, found in of_graph(graph, targets, progress).items():
+            made[target].append(found)
         progress.finished(graph.name)
     progress.completed(name)
+    return made
+
+
+def of_graph(graph: "ToCapture", targets: Sequence[Target], progress: Progress) -> Mapping[str, Judged]:
+    """Capture a graph at sizes that each target takes, and judge it there."""
+    from m4c.capture import capture
+
+    made: dict[str, Judged] = {}
+    for fixed in (True, False):
+        takers = [t for t in targets if (t.static_shapes or t.format == "tflite") == fixed]
+        if not takers:
+            continue
+        progress.stage(graph.name, "capture")
+        model = capture(graph.sized(graph.static) if fixed else graph)
+        progress.stage(graph.name, "passes")
+        made |= of_model(model, graph.name, takers)
     return made
 
 

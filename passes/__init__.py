@@ -7,8 +7,10 @@ from m4c.observers import MinMax, Observer, Trimmed
 from m4c.passes.calibrate import Calibrate
 from m4c.passes.canonicalize import Canonicalize
 from m4c.passes.choose_norms import ChooseNorms
+from m4c.passes.decompose_batch_norm import DecomposeBatchNorm
 from m4c.passes.decompose_group_norm import DecomposeGroupNorm
 from m4c.passes.decompose_layer_norm import DecomposeLayerNorm, Form
+from m4c.passes.drop_nan_guards import DropNanGuards
 from m4c.passes.equalize_norms import EqualizeNorms
 from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.fuse_attention import FuseAttention
@@ -28,6 +30,7 @@ from m4c.passes.legalize_outputs import LegalizeOutputs
 from m4c.passes.legalize_rms import LegalizeRms
 from m4c.passes.legalize_rows import LegalizeRows
 from m4c.passes.legalize_tied import LegalizeTied
+from m4c.passes.merge_norm_axes import MergeNormAxes
 from m4c.passes.narrow_cache import NarrowCache
 from m4c.passes.offer_norms import OfferNorms
 from m4c.passes.pack_matmul import PackMatMul
@@ -37,6 +40,7 @@ from m4c.passes.simplify import Simplify
 from m4c.passes.split_softmax import SplitSoftmax
 from m4c.passes.stack_products import StackProducts
 from m4c.passes.tabulate import Tabulate
+from m4c.passes.unroll_recurrent import UnrollRecurrent
 from m4c.pipeline import Pass, Pipeline
 from m4c.scales import WIDE_KERNELS
 from m4c.scheme import Given, Grids, Scheme
@@ -85,7 +89,10 @@ def for_format(file_format: str, layer_norm: Form = "mean", dialect: str = "stan
     An ONNX build keeps its norms, in float.
     """
     if file_format == "tflite":
-        return canonical() | DecomposeGroupNorm() | DecomposeLayerNorm(layer_norm)
+        plain = (
+            canonical() | UnrollRecurrent() | DecomposeBatchNorm() | DecomposeGroupNorm() | MergeNormAxes()
+        )
+        return plain | DecomposeLayerNorm(layer_norm)
     return canonical() if dialect == "standard" else canonical() | FuseAttention() | FuseNorms()
 
 
@@ -143,9 +150,9 @@ def for_integers(
 def before_ranges(precision: str, file_format: str, rewrites: Collection[str] = ()) -> Pipeline:
     """Return the passes of an integer build as far as they need no samples: they settle which operators it has."""
     if precision == "int8":
-        legal = legalized(for_format(file_format, "norm"), rewrites)
+        legal = legalized(for_format(file_format, "norm") | DropNanGuards(), rewrites)
         return legal | Tabulate() | EqualizeNorms() | SplitSoftmax()
-    return for_format(file_format, "product") | Tabulate()
+    return for_format(file_format, "product") | DropNanGuards() | Tabulate()
 
 
 def without_ranges(precision: str, file_format: str, rewrites: Collection[str] = ()) -> Pipeline:

@@ -33,7 +33,10 @@ from m4c.weights import (
     stored_value,
 )
 
-SHARED_BYTES = 1 << 16
+GROWN_BYTES = 1 << 19
+"""What is larger than all that it is made of is folded up to this size: 128 equal rows of a table of token types, say."""
+
+SHARED_BYTES = 1 << 20
 """A weight that is stored anyhow is folded only into results up to this size: the rest would be stored twice."""
 
 Evaluate = Callable[..., Array]
@@ -102,27 +105,67 @@ def _plain(function: Evaluate) -> Callable[[ir.Node], Evaluate]:
     return lambda node: function
 
 
+def _gather_elements(node: ir.Node) -> Evaluate:
+    """GatherElements(data, indices)."""
+    axis = attribute(node, "axis", 0)
+    return lambda data, ids: np.take_along_axis(data, ids % data.shape[axis], axis)
+
+
+def _scatter_elements(node: ir.Node) -> Evaluate:
+    """ScatterElements(data, indices, updates) without a reduction."""
+    axis = attribute(node, "axis", 0)
+
+    def evaluate(data: Array, ids: Array, updates: Array) -> Array:
+        made = data.copy()
+        np.put_along_axis(made, ids % data.shape[axis], updates, axis)
+        return made
+
+    return evaluate
+
+
+def _scatter_nd(data: Array, ids: Array, updates: Array) -> Array:
+    """ScatterND(data, indices, updates) without a reduction."""
+    made = data.copy()
+    made[tuple(np.moveaxis(ids, -1, 0))] = updates
+    return made
+
+
 EVALUATE: dict[str, Callable[[ir.Node], Evaluate]] = {
+    "Abs": _plain(np.abs),
     "Add": _plain(np.add),
+    "And": _plain(np.logical_and),
     "Cast": lambda node: lambda data: data.astype(ir.DataType(attribute(node, "to")).numpy()),
     "Clip": _plain(_clip),
     "Concat": lambda node: lambda *parts: np.concatenate(parts, axis=attribute(node, "axis")),
     "Div": _plain(_divide),
+    "Equal": _plain(np.equal),
     "Exp": _plain(np.exp),
     "Expand": lambda node: lambda data, _: np.broadcast_to(data, static(node.outputs[0]) or ()),
     "Gather": lambda node: lambda data, ids: np.take(data, ids, axis=attribute(node, "axis", 0)),
+    "GatherElements": _gather_elements,
+    "Greater": _plain(np.greater),
+    "GreaterOrEqual": _plain(np.greater_equal),
     "Identity": _plain(lambda data: data),
+    "Less": _plain(np.less),
+    "LessOrEqual": _plain(np.less_equal),
+    "Log": _plain(np.log),
+    "Max": _plain(lambda *values: reduce(np.maximum, values)),
     "Min": _plain(lambda *values: reduce(np.minimum, values)),
     "Mul": _plain(np.multiply),
+    "Not": _plain(np.logical_not),
+    "Or": _plain(np.logical_or),
     "ReduceMean": _reduce(np.mean),
     "ReduceSum": _reduce(np.sum),
     "Reshape": _reshape,
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _plain(_scatter_nd),
     "Slice": _slice,
     "Sqrt": _plain(np.sqrt),
     "Squeeze": _reshape,
     "Sub": _plain(np.subtract),
     "Transpose": lambda node: lambda data: np.transpose(data, attribute(node, "perm")),
     "Unsqueeze": _reshape,
+    "Where": _plain(np.where),
 }
 """Operator type → how numpy computes it. Views where numpy has them: a transposed weight is read in place."""
 
@@ -169,12 +212,14 @@ def _obstacle(node: ir.Node) -> str | None:
     output = node.outputs[0]
     if node.op_type not in EVALUATE or node.domain:
         return f"{node.op_type} of stored values has no recipe"
+    if attribute(node, "reduction", "none") != "none":
+        return f"{node.op_type} with a reduction has no recipe"
     shape = static(output)
     if shape is None or output.dtype is None:
         return f"{output.name} has no static shape"
     size = math.prod(shape) * output.dtype.numpy().itemsize
     read = sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
-    if size > max(read, SHARED_BYTES):
+    if size > max(read, GROWN_BYTES):
         return f"{node.op_type} would store {size} bytes instead of {read}"
     kept = [v for v in node.inputs if v is not None and is_weight(v) and _is_kept(v)]
     if kept and size > SHARED_BYTES:
@@ -183,13 +228,17 @@ def _obstacle(node: ir.Node) -> str | None:
 
 
 def _is_kept(weight: ir.Value) -> bool:
-    """Return whether ``weight`` is stored anyhow: an output, read by the model itself, or smaller than what it folds into."""
+    """Return whether ``weight`` is stored anyhow: an output, read by the model itself, or smaller than what it folds into.
+
+    Of what is joined with others, it is as large as its part.
+    """
     if weight.is_graph_output():
         return True
     users = {user for user, _ in weight.uses()}
     folding = all(u.op_type in EVALUATE and all(stored(v) for v in u.inputs if v is not None) for u in users)
-    sizes = [math.prod(static(u.outputs[0]) or (0,)) for u in users]
-    return not folding or sum(sizes) > math.prod(static(weight) or (0,))
+    own = math.prod(static(weight) or (0,))
+    sizes = [own if u.op_type == "Concat" else math.prod(static(u.outputs[0]) or (0,)) for u in users]
+    return not folding or sum(sizes) > own
 
 
 def _fold(graph: ir.Graph, node: ir.Node, taken: set[str]) -> Note:

@@ -1,11 +1,17 @@
-"""The paper's figures of operator types and of scaling, by our counts. matplotlib is needed: ``pip install m4c[figures]``."""
+"""The paper's figures of operator types, of outcomes and of scaling, by our counts.
 
+matplotlib is needed: ``pip install m4c[figures]``.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from m4c.errors import UsageError
 from m4c.operator_reports.zoo.baseline import Baseline
+from m4c.operator_reports.zoo.placed import OUTCOMES, Placed
 from m4c.operator_reports.zoo.registry import ENTRIES
+from m4c.operator_reports.zoo.render_placed import BOUND, PAPER
 from m4c.operator_reports.zoo.scaling import Scaling
 
 DRAWN = {
@@ -13,6 +19,9 @@ DRAWN = {
     "canonical": ("#c2571a", "m4c's canonical form", False),
 }
 """Levels in the picture of the growth: colour, words, and whether these stand above the line."""
+
+OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#3d9a5f", "#e2b43c", "#d2694a", "#9aa3ad"), strict=True))
+"""The colour of each outcome."""
 
 FORMS = ("svg", "png")
 
@@ -58,6 +67,42 @@ def draw_scaling(found: Scaling, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, title="estimated from shapes")
     _save(figure, path)
+
+
+def draw_placed(found: Placed, targets: Sequence[str], path: Path) -> None:
+    """Draw what share of the tasks' models has each outcome on ``targets``, with the paper's below, and M4's graphs beside.
+
+    Raises:
+        UsageError: as :func:`draw` does.
+    """
+    figure = _figure(path, 11, 1.2 + 0.34 * len(targets))
+    fleet = {target: found.outcomes(target) for target in targets} | {"the paper's 110 models": PAPER}
+    m4 = {target: found.m4_outcomes(target) for target in targets}
+    panels = zip(
+        figure.subplots(1, 2), (f"models of {len(ENTRIES)} tasks", "graphs of M4"), (fleet, m4), strict=True
+    )
+    for axes, words, rows in panels:
+        _bars(axes, rows)
+        axes.set_title(words, loc="left", fontsize=11)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(OUTCOMES), frameon=False, title=BOUND
+    )
+    _save(figure, path)
+
+
+def _bars(axes: Any, rows: Mapping[str, Mapping[str, int]]) -> None:
+    """Draw a bar a row, cut into the shares of its outcomes."""
+    names, left = list(rows)[::-1], [0.0] * len(rows)
+    for outcome, colour in OUTCOME_COLOURS.items():
+        shares = [100 * rows[name][outcome] / max(1, sum(rows[name].values())) for name in names]
+        bars = axes.barh(names, shares, left=left, color=colour, label=outcome)
+        axes.bar_label(
+            bars, [f"{share:.0f}" if share >= 5 else "" for share in shares], label_type="center", fontsize=8
+        )
+        left = [begin + share for begin, share in zip(left, shares, strict=True)]
+    axes.set(xlabel="%", xlim=(0, 100))
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _figure(path: Path, width: float, height: float) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.targets.emit_tflite.flat import Affine
+from m4c.targets.emit_tflite.flat import STORED_AS, Affine
 from m4c.targets.emit_tflite.lowering import Array, Lowering
 from m4c.targets.emit_tflite.units import Unit
 
@@ -92,6 +92,27 @@ def neg(at: Lowering, unit: Unit) -> None:
             at.emit(Op.NEG, [source], [target])
 
 
+def leaky_relu(at: Lowering, unit: Unit) -> None:
+    """LeakyRelu is LEAKY_RELU."""
+    options = tfl.LeakyReluOptionsT()
+    options.alpha = float(unit.attribute("alpha", 0.01))
+    source = at.read(unit.input(0))
+    with at.result(unit.outputs[0]) as target:
+        at.emit(Op.LEAKY_RELU, [source], [target], options)
+
+
+def p_relu(at: Lowering, unit: Unit) -> None:
+    """PRelu is PRELU, whose slopes broadcast to the values."""
+    binary(Op.PRELU)(at, unit)
+
+
+def is_nan(at: Lowering, unit: Unit) -> None:
+    """IsNaN(x) is NOT_EQUAL(x, x)."""
+    source = at.read(unit.input(0))
+    with at.result(unit.outputs[0]) as target:
+        at.emit(Op.NOT_EQUAL, [source, source], [target])
+
+
 def extreme(code: int) -> Emit:
     """Return the function for MAXIMUM or MINIMUM; the int8 kernels want all tensors in the scale of the result."""
 
@@ -122,7 +143,7 @@ def clip(at: Lowering, unit: Unit) -> None:
     with at.result(output, affine) as target:
         for code, bound in steps:
             made = target if (code, bound) == steps[-1] else at.like("low", at.extent(output), source)
-            at.emit(code, [source, _scalar(at, bound, affine)], [made], tfl.MaximumMinimumOptionsT())
+            at.emit(code, [source, scalar(at, bound, source)], [made], tfl.MaximumMinimumOptionsT())
             source = made
 
 
@@ -232,10 +253,11 @@ def _bound(at: Lowering, value: ir.Value | None) -> float | None:
     return None if value is None else float(at.values(value, "a bound").item())
 
 
-def _scalar(at: Lowering, value: float, affine: Affine | None) -> int:
-    """Return ``value`` as a constant: float, or of the given quantization, saturated."""
-    if affine is None:
-        return at.constant(np.array(value, np.float32))
-    bounds = np.iinfo(affine.dtype.numpy())
-    q = np.clip(np.rint(value / affine.scale[0]) + affine.zero_point[0], bounds.min, bounds.max)
-    return at.constant(np.asarray(q, bounds.dtype), affine)
+def scalar(at: Lowering, value: float, index: int) -> int:
+    """Return ``value`` as a constant of the type of tensor ``index``: saturated if that is quantized."""
+    tensor = at.flat.tensors[index]
+    if tensor.affine is None:
+        return at.constant(np.array(value, STORED_AS[tensor.kind]))
+    bounds = np.iinfo(tensor.affine.dtype.numpy())
+    q = np.clip(np.rint(value / tensor.affine.scale[0]) + tensor.affine.zero_point[0], bounds.min, bounds.max)
+    return at.constant(np.asarray(q, bounds.dtype), tensor.affine)

@@ -77,10 +77,10 @@ def conv(at: Lowering, unit: Unit) -> None:
     if not at.integer and at.affine(weight) is not None:
         weight = _float(at, weight)
     bias = biased(at, unit.optional(2), source, weight, w[0])
-    window = _window(at, unit)
+    window = window_of(at, unit, at.shape(unit.input(1))[2:])
     padding = window.padding(at.flat.tensors[source].shape[1:-1])
     if padding is None:
-        source, padding = _padded(at, source, window), int(tfl.Padding.VALID)
+        source, padding = padded(at, source, window), int(tfl.Padding.VALID)
     output = unit.outputs[0]
     options = _options(window, padding, w[0] // x[1] if depthwise else None, bias_type(at, source))
     code = Op.CONV_3D if volume else Op.DEPTHWISE_CONV_2D if depthwise else Op.CONV_2D
@@ -113,24 +113,67 @@ def conv_transpose(at: Lowering, unit: Unit) -> None:
 
 
 def resize(at: Lowering, unit: Unit) -> None:
-    """Resize to the nearest value by whole factors of height and width is RESIZE_NEAREST_NEIGHBOR."""
-    x, y = at.shape(unit.input(0)), at.shape(unit.outputs[0])
-    mode = unit.attribute("mode", "nearest")
-    rounding = (
-        unit.attribute("coordinate_transformation_mode", "half_pixel"),
-        unit.attribute("nearest_mode", "round_prefer_floor"),
-    )
-    known = (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
-    whole = len(x) == 4 and x[:2] == y[:2] and all(b % a == 0 for a, b in zip(x[2:], y[2:], strict=True))
-    if mode != "nearest" or rounding not in known or not whole:
+    """Resize of images to the nearest value by whole factors of height and width is RESIZE_NEAREST_NEIGHBOR."""
+    x, y = _resized(at, unit)
+    mode, places = unit.attribute("mode", "nearest"), unit.attribute(*PLACES)
+    rounding = unit.attribute("nearest_mode", "round_prefer_floor")
+    whole = all(b % a == 0 for a, b in zip(x[2:], y[2:], strict=True))
+    if mode != "nearest" or (places, rounding) not in NEAREST or not whole:
         raise at.refuse(
-            f"{mode} with {', '.join(rounding)} from {list(x)} to {list(y)}",
-            "resize images [N, C, H, W] to the nearest value by whole factors of height and width",
+            f"{mode} with {places}, {rounding} from {list(x)} to {list(y)}",
+            "resize images linearly, or to the nearest value by whole factors of height and width",
         )
-    source = as_image(at, unit.input(0))
+    _resize(at, unit, Op.RESIZE_NEAREST_NEIGHBOR, tfl.ResizeNearestNeighborOptionsT())
+
+
+def bilinear(at: Lowering, unit: Unit) -> None:
+    """A linear Resize of images is RESIZE_BILINEAR."""
+    _, y = _resized(at, unit)
+    places, options = unit.attribute(*PLACES), tfl.ResizeBilinearOptionsT()
+    if places not in LINEAR or unit.attribute("antialias", 0) or unit.attribute("exclude_outside", 0):
+        raise at.refuse(
+            f"linear with {places}, antialias={unit.attribute('antialias', 0)}, "
+            f"exclude_outside={unit.attribute('exclude_outside', 0)}",
+            f"use one of {', '.join(LINEAR)}, without either",
+        )
+    if places == "pytorch_half_pixel" and 1 in y[2:]:
+        raise at.refuse("pytorch_half_pixel to a size of 1", "use half_pixel")
+    options.alignCorners = places == "align_corners"
+    options.halfPixelCenters = places.endswith("half_pixel")
+    _resize(at, unit, Op.RESIZE_BILINEAR, options)
+
+
+PLACES = ("coordinate_transformation_mode", "half_pixel")
+"""The attribute that says where a Resize finds a value, and its default."""
+
+NEAREST = (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"))
+"""How the nearest value may be found: by whole factors, both find what TFLite does."""
+
+LINEAR = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+"""Where a linear Resize may find values."""
+
+
+def _resized(at: Lowering, unit: Unit) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes before and after, or refuse what is no image made larger or smaller."""
+    x, y = at.shape(unit.input(0)), at.shape(unit.outputs[0])
+    if len(x) != 4 or x[:2] != y[:2] or not _exact(at, unit, x, y):
+        raise at.refuse(f"it makes {list(y)} of {list(x)}", "resize images [N, C, H, W] in height and width")
+    return x, y
+
+
+def _resize(at: Lowering, unit: Unit, code: int, options: Any) -> None:
+    source, size = as_image(at, unit.input(0)), at.shape(unit.outputs[0])[2:]
     with at.result(unit.outputs[0], at.affine(source), channels_last(4)) as target:
-        options = tfl.ResizeNearestNeighborOptionsT()
-        at.emit(Op.RESIZE_NEAREST_NEIGHBOR, [source, at.ints(y[2:])], [target], options)
+        at.emit(code, [source, at.ints(size)], [target], options)
+
+
+def _exact(at: Lowering, unit: Unit, x: Sequence[int], y: Sequence[int]) -> bool:
+    """Return whether sizes and factors of a Resize agree: TFLite takes the factors that the sizes tell."""
+    factors = unit.optional(2)
+    if factors is None or 0 in at.shape(factors):
+        return True
+    held = at.values(factors, "the scale").tolist()
+    return all(abs(size * factor - made) < 1e-3 for size, factor, made in zip(x, held, y, strict=True))
 
 
 def image(size: Sequence[int]) -> Sizes:
@@ -210,7 +253,8 @@ def _transposed_weight(at: Lowering, unit: Unit) -> int:
 
 def _transposed_window(at: Lowering, unit: Unit) -> Window:
     """Return the window of a transposed convolution, or refuse what TRANSPOSE_CONV cannot say."""
-    window, groups = _window(at, unit), int(unit.attribute("group", 1))
+    window = window_of(at, unit, at.shape(unit.input(1))[2:])
+    groups = int(unit.attribute("group", 1))
     if groups > 1:
         raise at.refuse(
             f"TRANSPOSE_CONV has no groups, and this has {groups}",
@@ -253,9 +297,9 @@ def _float(at: Lowering, weight: int) -> int:
     return made
 
 
-def _window(at: Lowering, unit: Unit) -> Window:
-    size = image(at.shape(unit.input(1))[2:])
-    dims = len(at.shape(unit.input(1))) - 2
+def window_of(at: Lowering, unit: Unit, kernel: Sequence[int]) -> Window:
+    """Return how a kernel of that size moves, as the attributes of a Conv or a pool say."""
+    dims = len(kernel)
     pads = unit.attribute("pads", [0] * 2 * dims)
     if unit.attribute("auto_pad", "NOTSET") != "NOTSET":
         raise at.refuse(
@@ -266,7 +310,7 @@ def _window(at: Lowering, unit: Unit) -> Window:
         return (fill, values[0]) if dims == 1 else tuple(values)
 
     return Window(
-        size,
+        image(kernel),
         filled(unit.attribute("strides", [1] * dims), 1),
         filled(unit.attribute("dilations", [1] * dims), 1),
         filled(pads[:dims], 0),
@@ -274,13 +318,16 @@ def _window(at: Lowering, unit: Unit) -> Window:
     )
 
 
-def _padded(at: Lowering, source: int, window: Window) -> int:
-    """Return ``source`` [N, …, C] with zeros around it."""
+def padded(at: Lowering, source: int, window: Window, fill: int | None = None) -> int:
+    """Return ``source`` [N, …, C] with zeros around it, or with what the constant tensor ``fill`` holds."""
     pads = np.zeros((len(window.size) + 2, 2), np.int32)
     pads[1:-1] = np.array([window.before, window.after]).T
     shape = np.add(at.flat.tensors[source].shape, pads.sum(1))
     made = at.like("padded", [int(d) for d in shape], source)
-    at.emit(Op.PAD, [source, at.ints(pads)], [made], tfl.PadOptionsT())
+    if fill is None:
+        at.emit(Op.PAD, [source, at.ints(pads)], [made], tfl.PadOptionsT())
+    else:
+        at.emit(Op.PADV2, [source, at.ints(pads), fill], [made], tfl.PadV2OptionsT())
     return made
 
 

@@ -1,6 +1,6 @@
 """Operators that look along axes: means, softmax, norms, the index of the largest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,22 +59,51 @@ def lp_normalization(at: Lowering, unit: Unit) -> None:
     _along_last(at, unit, int(unit.attribute("axis", -1)), Op.L2_NORMALIZATION, tfl.L2NormOptionsT(), TANH)
 
 
-def arg_max(at: Lowering, unit: Unit) -> None:
-    """ArgMax is ARG_MAX with int32 results, and a RESHAPE that keeps the dimension."""
-    shape, output = at.shape(unit.input(0)), unit.outputs[0]
-    axis = int(unit.attribute("axis", 0)) % len(shape)
-    if unit.attribute("select_last_index", 0):
-        raise at.refuse("it selects the last of equal values", "TFLite selects the first one")
-    options = tfl.ArgMaxOptionsT()
-    options.outputType = tfl.TensorType.INT32
-    source, where = at.read(unit.input(0)), at.ints(np.array(axis))
-    with at.result(output) as target:
-        if len(at.shape(output)) < len(shape):
-            at.emit(Op.ARG_MAX, [source, where], [target], options)
-            return
-        found = at.like("index", [size for d, size in enumerate(shape) if d != axis], target)
-        at.emit(Op.ARG_MAX, [source, where], [found], options)
-        at.emit(Op.RESHAPE, [found, at.ints(shape_of(at, target))], [target], tfl.ReshapeOptionsT())
+def arg(code: int, options: Callable[[], Any]) -> Emit:
+    """Return the function for ARG_MAX or ARG_MIN with int32 results, and a RESHAPE that keeps the dimension."""
+
+    def emit(at: Lowering, unit: Unit) -> None:
+        shape, output = at.shape(unit.input(0)), unit.outputs[0]
+        axis = int(unit.attribute("axis", 0)) % len(shape)
+        if unit.attribute("select_last_index", 0):
+            raise at.refuse("it selects the last of equal values", "TFLite selects the first one")
+        chosen = options()
+        chosen.outputType = tfl.TensorType.INT32
+        source, where = at.read(unit.input(0)), at.ints(np.array(axis))
+        with at.result(output) as target:
+            if len(at.shape(output)) < len(shape):
+                at.emit(code, [source, where], [target], chosen)
+                return
+            found = at.like("index", [size for d, size in enumerate(shape) if d != axis], target)
+            at.emit(code, [source, where], [found], chosen)
+            at.emit(Op.RESHAPE, [found, at.ints(shape_of(at, target))], [target], tfl.ReshapeOptionsT())
+
+    return emit
+
+
+def over_space(code: int, *, keeps_scale: bool = False) -> Emit:
+    """Return the function for a pool over all of an image: a reduction over the axes behind the channels."""
+
+    def emit(at: Lowering, unit: Unit) -> None:
+        source = at.read(unit.input(0))
+        axes = sorted(at.axis(axis) for axis in range(2, len(at.shape(unit.input(0)))))
+        options = tfl.ReducerOptionsT()
+        options.keepDims = True
+        with at.result(unit.outputs[0], at.affine(source) if keeps_scale else None) as target:
+            at.emit(code, [source, at.ints(axes)], [target], options)
+
+    return emit
+
+
+def cum_sum(at: Lowering, unit: Unit) -> None:
+    """CumSum along a known axis is CUMSUM."""
+    options = tfl.CumsumOptionsT()
+    options.exclusive = bool(unit.attribute("exclusive", 0))
+    options.reverse = bool(unit.attribute("reverse", 0))
+    axis = int(at.values(unit.input(1), "the axis").item()) % len(at.shape(unit.input(0)))
+    source = at.read(unit.input(0))
+    with at.result(unit.outputs[0]) as target:
+        at.emit(Op.CUMSUM, [source, at.ints(np.array(axis))], [target], options)
 
 
 def layer_normalization(at: Lowering, unit: Unit) -> None:

@@ -23,7 +23,7 @@ from m4c.weights import array, stored
 ACTIVATIONS = (ir.DataType.INT8, ir.DataType.INT16)
 """What a float value may be carried by."""
 
-PARAMETERS = {"Clip": (1, 2), "Pow": (1,), "Resize": (1, 2, 3)}
+PARAMETERS = {"Clip": (1, 2), "Pad": (2,), "Pow": (1,), "Resize": (1, 2, 3), "Bilinear": (1, 2, 3)}
 """Float inputs that say how to compute rather than what on: they are constants and stay float."""
 
 WEIGHTED = ("Linear", *CONVOLUTIONS)

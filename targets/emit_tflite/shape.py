@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.layouts import plain, reshaped
-from m4c.targets.emit_tflite.arithmetic import rescaled
+from m4c.layouts import channels_last, plain, reshaped
+from m4c.targets.emit_tflite.arithmetic import rescaled, scalar
 from m4c.targets.emit_tflite.lowering import Lowering
 from m4c.targets.emit_tflite.units import Unit
 from m4c.weights import small
@@ -57,20 +57,32 @@ def concat(at: Lowering, unit: Unit) -> None:
 
 
 def slice_(at: Lowering, unit: Unit) -> None:
-    """Slice with constant bounds and step 1 is SLICE."""
+    """Slice with constant bounds is SLICE, or STRIDED_SLICE where a step is larger than 1."""
     shape = at.extent(unit.input(0))
     starts = at.values(unit.input(1), "the start")
     axes_value, steps_value = unit.optional(3), unit.optional(4)
     axes = range(starts.size) if axes_value is None else at.values(axes_value, "the axis").tolist()
-    if steps_value is not None and (at.values(steps_value, "the step") != 1).any():
-        raise at.refuse("it has a step other than 1", "gather the values by constant indices instead")
+    steps = [1] * starts.size if steps_value is None else at.values(steps_value, "the step").tolist()
+    if min(steps, default=1) < 1:
+        raise at.refuse("it has a negative step", "gather the values by constant indices instead")
     at.values(unit.input(2), "the end")
-    begin = [0] * len(shape)
-    for axis, start in zip(axes, starts.tolist(), strict=True):
+    begin, strides = [0] * len(shape), [1] * len(shape)
+    for axis, start, step in zip(axes, starts.tolist(), steps, strict=True):
         place = at.axis(axis)
         size = shape[place]
-        begin[place] = min(max(start + size if start < 0 else start, 0), size)
-    _slice(at, at.read(unit.input(0)), begin, at.extent(unit.outputs[0]), unit.outputs[0])
+        begin[place], strides[place] = min(max(start + size if start < 0 else start, 0), size), step
+    source, output = at.read(unit.input(0)), unit.outputs[0]
+    if max(strides, default=1) == 1:
+        _slice(at, source, begin, at.extent(output), output)
+        return
+    _five(at, shape)
+    options = tfl.StridedSliceOptionsT()
+    ends = [
+        first + (size - 1) * step + 1
+        for first, size, step in zip(begin, at.extent(output), strides, strict=True)
+    ]
+    with at.result(output, at.affine(source)) as target:
+        at.emit(Op.STRIDED_SLICE, [source, *map(at.ints, (begin, ends, strides))], [target], options)
 
 
 def gather(at: Lowering, unit: Unit) -> None:
@@ -94,6 +106,68 @@ def gather_nd(at: Lowering, unit: Unit) -> None:
     if unit.attribute("batch_dims", 0):
         raise at.refuse("it has batch dimensions", "gather by an axis, or put the batch in the indices")
     moved(at, unit, Op.GATHER_ND, [at.read(unit.input(1))], tfl.GatherNdOptionsT())
+
+
+def gather_elements(at: Lowering, unit: Unit) -> None:
+    """GatherElements along the last axis, of indices that go through all others, is GATHER with batch dimensions."""
+    data, indices = at.shape(unit.input(0)), at.shape(unit.input(1))
+    last = len(data) - 1
+    if int(unit.attribute("axis", 0)) % len(data) != last:
+        raise at.refuse("it is not along the last axis", "transpose so that what is gathered is last")
+    if data[:last] != indices[:last]:
+        raise at.refuse(
+            f"its indices go through {list(indices[:last])} of {list(data[:last])}", "slice the data before"
+        )
+    options = tfl.GatherOptionsT()
+    options.axis = options.batchDims = last
+    held = small(unit.input(1))
+    ids = at.read(unit.input(1)) if held is None else at.ints(held % data[last])
+    moved(at, unit, Op.GATHER, [ids], options)
+
+
+def pad(at: Lowering, unit: Unit) -> None:
+    """Pad by a constant is PAD (zeros) or PADV2, by what lies inside MIRROR_PAD."""
+    mode, rank = unit.attribute("mode", "constant"), len(at.shape(unit.input(0)))
+    held = at.values(unit.input(1), "how much to pad").reshape(2, -1).T
+    axes = unit.optional(3)
+    places = range(rank) if axes is None else (at.values(axes, "the axes") % rank).tolist()
+    if mode not in ("constant", "reflect") or (held < 0).any() or rank > 5:
+        raise at.refuse(
+            f"it pads {rank} dimensions by {held.tolist()} in mode {mode}",
+            "pad up to 5 dimensions by no less than 0, in mode constant or reflect; slice what is to be cut",
+        )
+    pads = np.zeros((rank, 2), np.int32)
+    for axis, sizes in zip(places, held, strict=True):
+        pads[at.axis(axis)] = sizes
+    if mode == "reflect":
+        moved(at, unit, Op.MIRROR_PAD, [at.ints(pads)], tfl.MirrorPadOptionsT())
+        return
+    value = unit.optional(2)
+    number = 0.0 if value is None else float(at.values(value, "what to pad by").item())
+    if number == 0:
+        moved(at, unit, Op.PAD, [at.ints(pads)], tfl.PadOptionsT())
+        return
+    source = at.read(unit.input(0))
+    fill = scalar(at, number, source)
+    with at.result(unit.outputs[0], at.affine(source)) as target:
+        at.emit(Op.PADV2, [source, at.ints(pads), fill], [target], tfl.PadV2OptionsT())
+
+
+def depth_to_space(at: Lowering, unit: Unit) -> None:
+    """DepthToSpace is DEPTH_TO_SPACE; where a channel's values lie beside one another (CRD), channels are gathered first."""
+    block, shape = int(unit.attribute("blocksize", 1)), at.shape(unit.input(0))
+    source = at.read(unit.input(0), channels_last(len(shape)))
+    if unit.attribute("mode", "DCR") == "CRD":
+        order = np.arange(shape[1]).reshape(-1, block * block).T.ravel()
+        options = tfl.GatherOptionsT()
+        options.axis = 3
+        turned = at.like("blocks", at.flat.tensors[source].shape, source)
+        at.emit(Op.GATHER, [source, at.ints(order)], [turned], options)
+        source = turned
+    options = tfl.DepthToSpaceOptionsT()
+    options.blockSize = block
+    with at.result(unit.outputs[0], at.affine(source), channels_last(len(shape))) as target:
+        at.emit(Op.DEPTH_TO_SPACE, [source], [target], options)
 
 
 def expand(at: Lowering, unit: Unit) -> None:
@@ -133,9 +207,14 @@ def _cut(at: Lowering, unit: Unit, begin: Sequence[int], size: Sequence[int]) ->
 
 def _slice(at: Lowering, source: int, begin: Sequence[int], size: Sequence[int], output: ir.Value) -> None:
     """Emit SLICE, of up to five dimensions."""
-    if len(size) > 5:
-        raise at.refuse(
-            f"it has {len(size)} dimensions, LiteRT slices up to 5", "merge dimensions before slicing"
-        )
+    _five(at, size)
     with at.result(output, at.affine(source)) as target:
         at.emit(Op.SLICE, [source, at.ints(np.array(begin)), at.ints(size)], [target], tfl.SliceOptionsT())
+
+
+def _five(at: Lowering, shape: Sequence[int]) -> None:
+    """Refuse to slice more than five dimensions."""
+    if len(shape) > 5:
+        raise at.refuse(
+            f"it has {len(shape)} dimensions, LiteRT slices up to 5", "merge dimensions before slicing"
+        )

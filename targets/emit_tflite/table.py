@@ -5,7 +5,15 @@ from collections.abc import Collection, Mapping
 import onnx_ir as ir
 from ai_edge_litert import schema_py_generated as tfl
 
-from m4c.targets.emit_tflite import arithmetic, convolution, embedding, linear, normalization, shape
+from m4c.targets.emit_tflite import (
+    arithmetic,
+    convolution,
+    embedding,
+    linear,
+    normalization,
+    pooling,
+    shape,
+)
 from m4c.targets.emit_tflite.arithmetic import LOGISTIC, TANH, Emit, binary, unary
 from m4c.targets.emit_tflite.normalization import reduce
 
@@ -15,13 +23,18 @@ EMIT: dict[str, Emit] = {
     "Abs": unary(Op.ABS),
     "Add": binary(Op.ADD, tfl.AddOptionsT),
     "And": binary(Op.LOGICAL_AND),
-    "ArgMax": normalization.arg_max,
+    "ArgMax": normalization.arg(Op.ARG_MAX, tfl.ArgMaxOptionsT),
+    "ArgMin": normalization.arg(Op.ARG_MIN, tfl.ArgMinOptionsT),
+    "AveragePool": pooling.average_pool,
+    "Bilinear": convolution.bilinear,
     "Cast": arithmetic.cast,
     "Clip": arithmetic.clip,
     "Concat": shape.concat,
     "Conv": convolution.conv,
     "ConvTranspose": convolution.conv_transpose,
     "Cos": unary(Op.COS),
+    "CumSum": normalization.cum_sum,
+    "DepthToSpace": shape.depth_to_space,
     "DequantizeLinear": embedding.dequantize,
     "Div": binary(Op.DIV, tfl.DivOptionsT),
     "Equal": binary(Op.EQUAL),
@@ -29,23 +42,32 @@ EMIT: dict[str, Emit] = {
     "Expand": shape.expand,
     "Flatten": shape.reshape,
     "Gather": shape.gather,
+    "GatherElements": shape.gather_elements,
     "GatherND": shape.gather_nd,
     "Gelu": arithmetic.gelu,
+    "GlobalAveragePool": normalization.over_space(Op.MEAN),
+    "GlobalMaxPool": normalization.over_space(Op.REDUCE_MAX, keeps_scale=True),
     "Greater": binary(Op.GREATER),
     "GreaterOrEqual": binary(Op.GREATER_EQUAL),
+    "IsNaN": arithmetic.is_nan,
     "LayerNormalization": normalization.layer_normalization,
+    "LeakyRelu": arithmetic.leaky_relu,
     "Less": binary(Op.LESS),
     "LessOrEqual": binary(Op.LESS_EQUAL),
     "Linear": linear.linear,
+    "Log": unary(Op.LOG),
     "LogSoftmax": normalization.log_softmax,
     "LpNormalization": normalization.lp_normalization,
     "MatMul": linear.matmul,
     "Max": arithmetic.extreme(Op.MAXIMUM),
+    "MaxPool": pooling.max_pool,
     "Min": arithmetic.extreme(Op.MINIMUM),
     "Mul": binary(Op.MUL, tfl.MulOptionsT),
     "Neg": arithmetic.neg,
     "Not": unary(Op.LOGICAL_NOT),
     "Or": binary(Op.LOGICAL_OR),
+    "PRelu": arithmetic.p_relu,
+    "Pad": shape.pad,
     "Pow": binary(Op.POW, tfl.PowOptionsT),
     "QuantizeLinear": arithmetic.quantize,
     "Reciprocal": arithmetic.reciprocal,
@@ -72,7 +94,9 @@ EMIT: dict[str, Emit] = {
     "Where": arithmetic.where,
     "Whole": arithmetic.whole,
 }
-"""By operator type; ``Linear``, ``Rsqrt``, ``Square`` and ``Whole`` are units of :mod:`m4c.targets.emit_tflite.units`."""
+"""By operator type; ``Bilinear``, ``Linear``, ``Rsqrt``, ``Square`` and ``Whole`` are units of
+:mod:`m4c.targets.emit_tflite.units`.
+"""
 
 CONVOLVED: dict[str, Emit] = {**EMIT, "Linear": linear.convolved}
 """The same for a runtime whose FULLY_CONNECTED takes a single row: every product by a stored matrix is a convolution."""
@@ -87,8 +111,10 @@ FLOAT_ONLY = frozenset(
     {
         "Cast",
         "Cos",
+        "CumSum",
         "DequantizeLinear",
         "LayerNormalization",
+        "Log",
         "Pow",
         "Round",
         "Sin",
@@ -97,23 +123,28 @@ FLOAT_ONLY = frozenset(
 )
 """Operators without an int8 kernel: they compute in float between their pairs. (CAST would ignore the scale.)"""
 
-COARSE = frozenset({"Rsqrt", "Softmax"})
+COARSE = frozenset({"Bilinear", "Rsqrt", "Softmax"})
 """Operators whose int16 kernels interpolate a table too coarsely, so that they compute in float between their pairs.
 
 On Whisper tiny.en's encoder, RSQRT is off by 900 steps (root mean square) and SOFTMAX over 1500 keys by 28, up to 2720.
+RESIZE_BILINEAR weighs in ten bits.
 """
 
 NARROW_ONLY = (
     frozenset(
         {
             "ArgMax",
+            "ArgMin",
+            "DepthToSpace",
             "Equal",
             "Greater",
             "GreaterOrEqual",
+            "IsNaN",
             "Less",
             "LessOrEqual",
             "LogSoftmax",
             "LpNormalization",
+            "PRelu",
         }
     )
     | COARSE
@@ -133,9 +164,11 @@ MIXED = frozenset(
         "Expand",
         "Flatten",
         "Gather",
+        "GatherElements",
         "GatherND",
         "Max",
         "Min",
+        "Pad",
         "ReduceMax",
         "Reshape",
         "Resize",
@@ -144,7 +177,7 @@ MIXED = frozenset(
 )
 """Operators that are rescaled to the width of their result; the kernels of all others read and write one width."""
 
-CHANNELS_LAST = frozenset({"Conv", "ConvTranspose", "Resize"})
+CHANNELS_LAST = frozenset({"AveragePool", "Conv", "ConvTranspose", "DepthToSpace", "MaxPool", "Resize"})
 """Operators that want the channels of images last."""
 
 ALONG_LAST = frozenset({"LogSoftmax", "LpNormalization", "Softmax"})
@@ -153,15 +186,22 @@ ALONG_LAST = frozenset({"LogSoftmax", "LpNormalization", "Softmax"})
 FOLLOWS = frozenset(
     {"Abs", "Add", "And", "Cast", "Clip", "Concat", "Cos", "Div", "Equal", "Exp", "Gelu", "Greater"}
     | {
+        "GlobalAveragePool",
+        "GlobalMaxPool",
         "GreaterOrEqual",
+        "IsNaN",
+        "LeakyRelu",
         "Less",
         "LessOrEqual",
+        "Log",
         "Max",
         "Min",
         "Mul",
         "Neg",
         "Not",
         "Or",
+        "PRelu",
+        "Pad",
         "Pow",
         "QuantizeLinear",
     }

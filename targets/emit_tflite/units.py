@@ -2,7 +2,7 @@
 
 Three groups are formed, because their inner value has no quantization of its own: a product by a stored matrix with its bias
 (``Linear``), the reciprocal of a square root (``Rsqrt``), and a number rounded to an integer (``Whole``). Everything else is a
-unit of one node.
+unit of one node, a linear Resize (``Bilinear``) and some powers under names of their own.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from m4c.blockwise import BlockwiseWeight
 from m4c.model import module_path, operator
 from m4c.quant import counted
+from m4c.rewrite import attribute
 from m4c.weights import small, stored
 
 POWERS = {-0.5: "Rsqrt", 0.5: "Sqrt", 2.0: "Square"}
@@ -97,6 +98,8 @@ def _unit(node: ir.Node) -> tuple[Unit, tuple[ir.Node, ...]]:
             return Unit("Rsqrt", node, inputs, tuple(tail.outputs)), (tail,)
         case "Round" if tail is not None and (index := counted(inputs[0])) is not None:
             return Unit("Whole", node, inputs, (index,)), (tail,)
+        case "Resize" if attribute(node, "mode", "nearest") == "linear":
+            return Unit("Bilinear", node, inputs, tuple(node.outputs)), ()
         case "Pow":
             exponent = small(inputs[1])
             power = None if exponent is None or exponent.size != 1 else POWERS.get(float(exponent.item()))

@@ -26,6 +26,8 @@ NARROW = {
     Op.CONV_2D: 3,
     Op.DEPTHWISE_CONV_2D: 3,
     Op.FULLY_CONNECTED: 5,
+    Op.LEAKY_RELU: 1,
+    Op.PRELU: 1,
 }
 """For int8; the operators that are not listed learnt it in version 2."""
 
@@ -38,17 +40,27 @@ WIDE = {
     Op.FULLY_CONNECTED: 11,
     Op.GATHER: 4,
     Op.GATHER_ND: 3,
+    Op.LEAKY_RELU: 2,
     Op.MAXIMUM: 4,
     Op.MINIMUM: 4,
     Op.MUL: 4,
+    Op.RESIZE_BILINEAR: 4,
     Op.RESIZE_NEAREST_NEIGHBOR: 4,
     Op.SLICE: 4,
+    Op.STRIDED_SLICE: 4,
     Op.SUB: 5,
     Op.TRANSPOSE: 5,
 }
 """For int16 (FULLY_CONNECTED and CONV_2D: with an int32 bias); those that are not listed learnt it in version 3."""
 
-LARGE_RANK = {Op.DIV: 2, Op.MAXIMUM: 3, Op.MINIMUM: 3, Op.PAD: 4, Op.SLICE: 5, Op.SUB: 3, Op.TRANSPOSE: 4}
+LARGE_RANK = {
+    **dict.fromkeys((Op.PAD, Op.PADV2, Op.STRIDED_SLICE, Op.TRANSPOSE), 4),
+    Op.DIV: 2,
+    Op.MAXIMUM: 3,
+    Op.MINIMUM: 3,
+    Op.SLICE: 5,
+    Op.SUB: 3,
+}
 """Operators that take more than four dimensions since a later version."""
 
 

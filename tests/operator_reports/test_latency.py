@@ -16,6 +16,7 @@ from m4c.operator_reports.placement import Placement
 from m4c.progress import Silent
 from m4c.targets.profile import load_target
 from m4c.tasks import TASKS
+from tests.operator_reports.schema import published
 
 WRITTEN = (Call("backbone/embed", PROMPT), Call("backbone/decoder", PROMPT))
 NEXT = (Call("backbone/embed"), Call("backbone/decoder"))
@@ -63,7 +64,9 @@ def test_times_are_those_of_the_graphs_at_the_sizes_of_their_calls(monkeypatch: 
     assert written.first.macs > 30 * written.each.macs  # a prompt is read at once, as many rows
     assert 0 < written.each.seconds <= written.first.seconds < PROMPT * written.each.seconds
     made = render_latency.to_json({target.name: (moved, written)}, (target,), "m4-nano")
-    (on,) = json.loads(json.dumps(made))["targets"]
+    printed = json.loads(json.dumps(made))
+    published().validate(printed)
+    (on,) = printed["targets"]
     assert math.isclose(on["routes"][1]["seconds"], written.seconds)
 
 

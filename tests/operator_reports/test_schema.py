@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from tests.operator_reports.schema import published
 from tests.operator_reports.test_placement import CODES, chain
 from tests.shell import Shell
 
@@ -17,10 +17,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def validator() -> jsonschema.Draft202012Validator:
-    text = (files("m4c.operator_reports") / "report.schema.json").read_text("utf-8")
-    schema = json.loads(text)
-    jsonschema.Draft202012Validator.check_schema(schema)
-    return jsonschema.Draft202012Validator(schema)
+    made = published()
+    jsonschema.Draft202012Validator.check_schema(made.schema)
+    return made
 
 
 def objects(schema: Any) -> Iterator[dict[str, Any]]:
@@ -74,11 +73,16 @@ def test_real_reports_are_valid(
         ("gate", int8_bundle, "--target", "edgetpu", "--min-sqnr", 200),
         ("diff", good, worse, "--target", "edgetpu"),
         ("diff", float_bundle, int8_bundle),
+        ("report", "zoo"),
+        ("report", "zoo", "--target", "all"),
+        ("report", "scaling"),
+        ("report", float_bundle, "--op-budget", 3),
     ):
         made = json.loads(m4c(*command, "--json").out)
         validator.validate(made)
         kinds.append(made["kind"])
-    assert set(kinds) == {"operators", "placement", "placements", "gate", "diff"}
+    kinds += ["figures", "routes"]  # what is stored: below; routes: test_latency.py
+    assert set(kinds) == set(validator.schema["properties"]["kind"]["enum"])
     stored = [*(ROOT / "operator_reports/baseline").glob("*.*.json")]
     assert stored
     for path in stored:

@@ -8,7 +8,7 @@ import pytest
 
 from m4c import cli
 from m4c.errors import CaptureError, UsageError
-from m4c.operator_reports.zoo import baseline, measure, render
+from m4c.operator_reports.zoo import baseline, measure, placed, render
 from m4c.operator_reports.zoo.baseline import LEVELS, STORED, Baseline, stored
 from m4c.operator_reports.zoo.figure import draw
 from m4c.operator_reports.zoo.registry import BUILDERS, ENTRIES, Entry
@@ -43,7 +43,9 @@ def test_at_least_45_models_are_counted_and_the_others_say_why() -> None:
 
 @pytest.mark.parametrize("builder", FAST)
 def test_stored_counts_are_those_of_a_capture(builder: str) -> None:
-    assert measure.of_builder(builder, Silent()) == stored().data["models"][builder]
+    counts, runs = measure.of_builder(builder, Silent())
+    assert counts == stored().data["models"][builder]
+    assert runs == placed.stored().data["models"][builder]
 
 
 def test_the_stored_file_is_complete_and_was_made_by_these_libraries() -> None:
@@ -58,7 +60,7 @@ def test_a_model_that_cannot_be_captured_is_recorded(monkeypatch: pytest.MonkeyP
         raise CaptureError("torch.export failed: a test of values", where="mlp")
 
     monkeypatch.setattr(measure, "exported", fail)
-    made = measure.of_builder("cnn:mlp", Silent())
+    made, _ = measure.of_builder("cnn:mlp", Silent())
     assert "torch.export failed: a test of values" in made["failed"]
     assert made["graphs"] == {}
 
@@ -132,13 +134,16 @@ def test_the_command_measures_stores_and_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(baseline, "STORED", tmp_path / "baseline" / "zoo.json")
-    monkeypatch.setattr(measure, "measured", lambda _progress, _jobs: SMALL.data)
+    runs = {"targets": {"cpu": "digest"}, "models": {}, "m4": {}}
+    monkeypatch.setattr(placed, "STORED", tmp_path / "baseline" / "zoo_targets.json")
+    monkeypatch.setattr(measure, "measured", lambda _progress, _jobs: (SMALL.data, runs))
     monkeypatch.setattr(sys, "argv", ["m4c", "report", "zoo", "--measure", "--json"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
     assert json.loads(capsys.readouterr().out) == render.to_json(SMALL)
     assert stored() == SMALL
+    assert placed.stored().data == runs
 
 
 def test_a_picture_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,13 +5,17 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from m4c.passes.fold_weights import EVALUATE, SHARED_BYTES, FoldWeights
+from m4c.passes.fold_weights import EVALUATE, GROWN_BYTES, SHARED_BYTES, FoldWeights
 from m4c.weights import array, is_weight
 from tests.passes.rewriting import Rewritten, rewrite
 
 FOLD = FoldWeights()
 W = np.random.default_rng(3).standard_normal((3, 4)).astype(np.float32)
 COUNTS = np.array([[7, -7, 5], [-9, 9, -1]], np.int64)
+
+
+HALF = {"c": np.array(0.5, np.float32)}
+BOUNDS = {**HALF, "d": np.array(-0.5, np.float32)}
 
 
 def ints(*values: int) -> np.ndarray:
@@ -61,6 +65,20 @@ def fold(
         ("f = ReduceSum<keepdims = 1>(w)", (1, 1), {}),
         ("f = ReduceSum<noop_with_empty_axes = 1>(w)", (3, 4), {}),
         ("f = ReduceMean<keepdims = 0>(w, s)", (), {"s": ints()}),
+        ("f = Abs(w)", (3, 4), {}),
+        ("a = Abs(w) f = Log(a)", (3, 4), {}),
+        ("f = Max(w, c)", (3, 4), {"c": np.array(0.5, np.float32)}),
+        ("a = Less(w, c) b = Not(a) f = Where(b, w, c)", (3, 4), HALF),
+        ("a = LessOrEqual(w, c) b = GreaterOrEqual(w, d) e = And(a, b) f = Where(e, w, c)", (3, 4), BOUNDS),
+        ("a = Greater(w, c) b = Equal(w, w) e = Or(a, b) f = Cast<to = 1>(e)", (3, 4), HALF),
+        ("f = GatherElements<axis = 1>(w, s)", (3, 2), {"s": ints(0, -1, 2, 2, 3, -4).reshape(3, 2)}),
+        (
+            "f = ScatterElements<axis = 1>(w, s, u)",
+            (3, 4),
+            {"s": ints(0, -1, 2).reshape(3, 1), "u": W[:, 1:2]},
+        ),
+        ("f = ScatterND(w, s, u)", (3, 4), {"s": ints(2, -3).reshape(2, 1), "u": W[:2]}),
+        ("f = ScatterND(w, s, u)", (3, 4), {"s": ints(2, 1, 0, -1).reshape(2, 2), "u": W[0, :2]}),
         ("a = Cast<to = 7>(w) f = Cast<to = 1>(a)", (3, 4), {}),
         ("a = Cast<to = 10>(w) f = Cast<to = 1>(a)", (3, 4), {}),
     ],
@@ -166,10 +184,12 @@ def test_what_is_free_after_another_folded_folds_too() -> None:
 
 
 def test_a_result_much_larger_than_what_it_is_made_of_stays() -> None:
-    text = "g (float[64, 1024] x) => (float[64, 1024] y) { e = Expand(w, s) y = Add(x, e) }"
-    made = rewrite(FOLD, text, weights={"w": np.ones((1, 1024), np.float32)}, constants={"s": ints(64, 1024)})
+    rows = GROWN_BYTES // 4096 + 1
+    text = f"g (float[{rows}, 1024] x) => (float[{rows}, 1024] y) {{ e = Expand(w, s) y = Add(x, e) }}"
+    weights = {"w": np.ones((1, 1024), np.float32)}
+    made = rewrite(FOLD, text, weights=weights, constants={"s": ints(rows, 1024)})
     assert made.operators == ["Expand", "Add"]
-    assert made.misses[0].text == f"Expand would store {64 * 1024 * 4} bytes instead of {1024 * 4 + 16}"
+    assert made.misses[0].text == f"Expand would store {rows * 1024 * 4} bytes instead of {1024 * 4 + 16}"
 
 
 def test_outputs_and_operators_without_a_recipe_stay_with_a_reason() -> None:
@@ -195,3 +215,23 @@ def test_two_recipes_of_one_weight_have_two_names() -> None:
     (stored,) = (v for v in made.model.graph.initializers.values() if is_weight(v))
     assert stored.const_value is not None
     np.testing.assert_array_equal(array(stored.const_value), np.zeros((3, 4), np.float32))
+
+
+def test_a_scatter_that_adds_up_stays() -> None:
+    body = 'f = ScatterND<reduction = "add">(w, s, u)'
+    made = fold(body, (3, 4), W, {"s": ints(2, 2).reshape(2, 1), "u": W[:2]})
+    assert made.operators == ["ScatterND", "Add"]
+    assert [miss.text for miss in made.misses] == ["ScatterND with a reduction has no recipe"]
+
+
+def test_parts_of_a_large_weight_that_are_joined_again_are_stored_once() -> None:
+    """Gates of a recurrent layer, whose order ONNX has otherwise than torch."""
+    rows, columns = BIG.shape
+    text = (
+        f"g (float[2, {columns}] x) => (float[2, {rows}] y) {{ a = Slice(w, zero, half, zero) "
+        "b = Slice(w, half, whole, zero) c = Concat<axis = 0>(b, a) t = Transpose(c) y = MatMul(x, t) }"
+    )
+    constants = {"zero": ints(0), "half": ints(rows // 2), "whole": ints(rows)}
+    made = rewrite(FOLD, text, weights={"w": BIG}, constants=constants)
+    assert made.operators == ["MatMul"]
+    assert len(made.model.graph.initializers) == 1

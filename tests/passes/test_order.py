@@ -22,15 +22,22 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
     calibrate = Calibrate([], Path("nowhere"))
     assert str(canonical()) == CANONICAL
     assert str(for_format("onnx")) == CANONICAL
-    assert str(for_format("tflite")).startswith(f"{CANONICAL} | decompose-group-norm | decompose-layer-norm")
-    assert str(for_integers("int8", "onnx", calibrate)).startswith(
-        f"{CANONICAL} | tabulate | equalize-norms | split-softmax | offer-norms | calibrate | choose-norms | quantize-static"
+    assert str(for_format("tflite")).startswith(
+        f"{CANONICAL} | unroll-recurrent | decompose-batch-norm | decompose-group-norm | merge-norm-axes | decompose-layer-norm"
     )
-    assert f"{CANONICAL} | decompose-group-norm | decompose-layer-norm{{form=norm}} | tabulate | " in str(
+    assert str(for_integers("int8", "onnx", calibrate)).startswith(
+        f"{CANONICAL} | drop-nan-guards | tabulate | equalize-norms | split-softmax | "
+        "offer-norms | calibrate | choose-norms | quantize-static"
+    )
+    norms = "decompose-batch-norm | decompose-group-norm | merge-norm-axes | decompose-layer-norm{form=norm}"
+    assert f"{CANONICAL} | unroll-recurrent | {norms} | drop-nan-guards | " in str(
         for_integers("int8", "tflite", calibrate)
     )
     wide = str(for_integers("int16x8", "tflite", calibrate))
-    assert "| decompose-group-norm | decompose-layer-norm{form=product} | tabulate | calibrate" in wide
+    assert (
+        "| decompose-group-norm | merge-norm-axes | decompose-layer-norm{form=product} | drop-nan-guards | tabulate | calibrate"
+        in wide
+    )
     assert wide.endswith("quantize-static{wide=all}")
 
 
@@ -40,8 +47,8 @@ def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
     assert [name for name in names if name in LEGALIZE] == list(LEGALIZE)
     text = str(for_integers("int8", "tflite", calibrate, {"gelu", "attention", "linear"}))
     assert (
-        "{form=norm} | legalize-gelu | legalize-attention | canonicalize{only=('Identity', 'Reshape')} | tabulate"
-        in text
+        "{form=norm} | drop-nan-guards | legalize-gelu | legalize-attention | "
+        "canonicalize{only=('Identity', 'Reshape')} | tabulate" in text
     )
     assert "legalize" not in str(for_integers("int16x8", "tflite", calibrate))
     assert load_target("edgetpu").runtimes["tflite"].rewrites == set(REWRITES) - {"rows", "lengths"}

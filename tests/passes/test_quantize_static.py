@@ -19,8 +19,11 @@ from m4c.passes.quantize_static import QuantizeStatic
 from m4c.pipeline import Pipeline, Result
 from m4c.quant import activations
 from m4c.scales import WIDE_KERNELS
+from m4c.targets.emit_tflite import to_tflite
 from m4c.weights import lazy, part, stretches, turned, untransposed
 from tests.integer_graphs import calibrated, graph, run, sealed, stored_as
+from tests.targets.emit_tflite.graphs import infer, operators
+from tests.targets.emit_tflite.graphs import run as in_litert
 
 SQNR_FLOOR_DB = 30.0
 """One linear layer or convolution of normal numbers has about 36 dB in int8."""
@@ -192,6 +195,45 @@ def test_copies_share_the_scale_of_what_they_copy() -> None:
     ((scale, zero_point),) = {stored_as(model, name) for name in "xrpq"}
     assert scale == pytest.approx(13 / 255)
     assert zero_point == round(9 / 13 * 255) - 128
+
+
+POOLED = {
+    "MaxPool": "MaxPool<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]>(c)",
+    "AveragePool": "AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(c)",
+    "Pad": "Pad(c, pads)",
+    "Resize": 'Resize<mode = "linear">(c, , , sizes)',
+    "GlobalAveragePool": "GlobalAveragePool(c)",
+    "GlobalMaxPool": "GlobalMaxPool(c)",
+    "LeakyRelu": "LeakyRelu<alpha = 0.2>(c)",
+    "PRelu": "PRelu(c, slope)",
+    "DepthToSpace": 'DepthToSpace<mode = "CRD", blocksize = 2>(c)',
+}
+"""An operator of convolutional networks behind a convolution ``c`` of four channels."""
+
+
+@pytest.mark.parametrize("wide", [(), tuple(sorted(WIDE_KERNELS))])
+@pytest.mark.parametrize("kind", POOLED)
+def test_operators_of_convolutional_networks_run_in_integers(
+    kind: str, wide: tuple[str, ...], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    """LiteRT computes what the float graph does, as near as int8 weights, and values of the width, allow."""
+    text = f"g (float[1,3,8,8] x) => (y) {{ c = Conv<kernel_shape = [1, 1]>(x, w) p = {POOLED[kind]} y = Add(p, p) }}"
+    constants = {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 1]), "sizes": np.array([1, 4, 16, 16])}
+    weights = {
+        "w": normal(rng, 4, 3, 1, 1),
+        "slope": np.array([0.1, -0.5, 1, 0.3], np.float32).reshape(4, 1, 1),
+    }
+    used = {name: held for name, held in (weights | constants).items() if name in text}
+    x = {"x": normal(rng, 1, 3, 8, 8)}
+    plain = graph(text, **used)
+    infer(plain)
+    (expected,) = run(plain, x)
+    model = Pipeline((Calibrate([x], tmp_path), QuantizeStatic(wide=wide))).run(plain)[0]
+    path = tmp_path / "m.tflite"
+    to_tflite(model, path)
+    (made,) = in_litert(path, x, xnnpack=False)
+    assert sqnr(expected, made) > (45 if wide else 30)
+    assert "DEQUANTIZE" not in operators(path) or (wide and kind in ("PRelu", "DepthToSpace", "Resize"))
 
 
 def test_what_is_joined_shares_a_scale_and_stored_tokens_too(rng: np.random.Generator) -> None:

@@ -25,15 +25,20 @@ KEEPS = {
     "Transpose",
     "Slice",
     "Split",
+    "AveragePool",
+    "DepthToSpace",
     "Gather",
+    "GatherElements",
     "GatherND",
+    "MaxPool",
+    "Pad",
     "Expand",
     "Resize",
     "Squeeze",
     "Unsqueeze",
 }
 WEIGHTED = ("Linear", "Conv", "ConvTranspose")
-PARAMETERS = {"Clip": (1, 2), "Pow": (1,), "Resize": (1, 2)}
+PARAMETERS = {"Clip": (1, 2), "Pad": (2,), "Pow": (1,), "Resize": (1, 2), "Bilinear": (1, 2)}
 
 
 def infer(model: ir.Model) -> None:

@@ -43,6 +43,10 @@ def with_constant(operator: str, rank: int) -> Case:
     return lambda b: b.op(operator, b.input("x", *shape), b.store("c", 2 + np.abs(drawn(3, 5, 1))))
 
 
+def with_slopes(*shape: int) -> Case:
+    return lambda b: b.op("PRelu", b.input("x", 2, 3, 5, 8), b.weight("s", drawn(*shape)))
+
+
 def unary(operator: str) -> Case:
     return lambda b: b.op(operator, b.input("x", 2, 5, 8))
 
@@ -54,6 +58,14 @@ CASES: dict[str, Case] = {
     **{f"{op}-constant-{r}d": with_constant(op, r) for op in ("Add", "Sub", "Mul", "Div") for r in (3, 4, 5)},
     "Add-constant-6d": with_constant("Add", 6),
     **{op: unary(op) for op in ("Abs", "Neg", "Exp", "Sigmoid", "Tanh", "Relu", "Gelu", "Cos", "Sin")},
+    "LeakyRelu": lambda b: b.op("LeakyRelu", b.input("x", 2, 5, 8), alpha=0.3),
+    "LeakyRelu-default": unary("LeakyRelu"),
+    "Log": lambda b: b.op("Log", positive(b)),
+    **{
+        f"PRelu-{'x'.join(map(str, slopes))}": with_slopes(*slopes)
+        for slopes in ((1, 1, 1), (3, 1, 1), (3, 5, 8), (8,))
+    },
+    "PRelu-negative": lambda b: b.op("PRelu", b.input("x", 2, 8), b.store("s", -np.abs(drawn(8)))),
     "Gelu-tanh": lambda b: b.op("Gelu", b.input("x", 2, 5, 8), approximate="tanh"),
     "Div": lambda b: b.op("Div", b.input("y", 2, 5, 8), positive(b)),
     "Sqrt": lambda b: b.op("Sqrt", positive(b)),
@@ -78,6 +90,7 @@ CASES: dict[str, Case] = {
     "LessOrEqual": lambda b: b.op("LessOrEqual", b.input("x", 2, 5, 8), b.input("y", 2, 5, 1)),
     "Greater": lambda b: b.op("Greater", b.input("x", 2, 5, 8), b.input("y", 2, 5, 1)),
     "GreaterOrEqual": lambda b: b.op("GreaterOrEqual", b.input("x", 2, 5, 8), b.input("y", 2, 5, 1)),
+    "IsNaN": unary("IsNaN"),
     "Equal": lambda b: b.op("Equal", b.input("i", 2, 5, dtype=INT64), b.store("j", 1, np.int64)),
     "And": lambda b: b.op("And", b.input("c", 2, 5, dtype=BOOL), b.input("d", 2, 5, dtype=BOOL)),
     "Or": lambda b: b.op("Or", b.input("c", 2, 5, dtype=BOOL), b.input("d", 2, 5, dtype=BOOL)),
@@ -144,3 +157,15 @@ def test_int64_becomes_int32(tmp_path: Path) -> None:
     to_tflite(model, tmp_path / "m.tflite")
     details: Array = interpreter(tmp_path / "m.tflite", xnnpack=False).get_input_details()
     assert details[0]["dtype"] == np.int32
+
+
+def test_what_is_not_a_number_is_found(tmp_path: Path) -> None:
+    """A softmax of nothing but minus infinity, which guards of attention replace by zeros."""
+
+    def case(b: Build) -> ir.Value:
+        weights = b.op("Softmax", b.input("x", 2, 4), axis=-1)
+        return b.op("Where", b.op("IsNaN", weights), b.store("zero", 0), weights)
+
+    x = np.array([[0, 1, 2, -np.inf], [-np.inf] * 4], np.float32)
+    check_float(one(case), tmp_path, {"x": x})
+    assert operators(tmp_path / "model.tflite") == ["SOFTMAX", "NOT_EQUAL", "SELECT_V2"]

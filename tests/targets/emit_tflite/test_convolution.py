@@ -93,6 +93,13 @@ CASES: dict[str, tuple[list[str], Case]] = {
         ["TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR", "TRANSPOSE"],
         resize(coordinate_transformation_mode="asymmetric", nearest_mode="floor"),
     ),
+    **{
+        f"resize-linear-{places}": (
+            ["TRANSPOSE", "RESIZE_BILINEAR", "TRANSPOSE"],
+            resize(mode="linear", coordinate_transformation_mode=places),
+        )
+        for places in ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+    },
     "resize-half-pixel": (["TRANSPOSE", "RESIZE_NEAREST_NEIGHBOR", "TRANSPOSE"], resize()),
 }
 
@@ -115,6 +122,8 @@ def test_integer(name: str, wide: bool, tmp_path: Path, rng: np.random.Generator
         return
     model = one(case)
     check_integer(model, tmp_path, sample(model, rng), wide=wide)
+    if wide and "linear" in name:
+        expected = ["TRANSPOSE", "DEQUANTIZE", *expected[1:2], "QUANTIZE", "TRANSPOSE"]
     assert operators(tmp_path / "model.tflite") == expected
 
 
@@ -237,9 +246,48 @@ def test_computed_kernels_are_refused(operator: str, tmp_path: Path) -> None:
         to_tflite(one(case), tmp_path / "m.tflite")
 
 
-def test_other_resizing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"linear with half_pixel.*\n.*\n.*fix: resize images"):
-        to_tflite(one(resize(mode="linear")), tmp_path / "m.tflite")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"mode": "cubic"}, "cubic with half_pixel"),
+        ({"mode": "linear", "antialias": 1}, "linear with half_pixel, antialias=1"),
+        (
+            {"mode": "linear", "coordinate_transformation_mode": "half_pixel_symmetric"},
+            "linear with half_pixel_sym",
+        ),
+        ({"nearest_mode": "ceil"}, r"nearest with half_pixel, ceil from \[1, 3, 4, 5\] to \[1, 3, 8, 10\]"),
+    ],
+)
+def test_other_resizing_is_refused(options: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=rf"{reason}.*\n.*Resize node n0.*\n.*fix: "):
+        to_tflite(one(resize(**options)), tmp_path / "m.tflite")
+
+
+def test_factors_that_sizes_do_not_tell_are_refused(tmp_path: Path) -> None:
+    model = one(
+        lambda b: b.op(
+            "Resize", b.input("x", 1, 3, 4, 5), None, b.store("s", [1, 1, 1.3, 1.3]), mode="linear"
+        )
+    )
+    with pytest.raises(UnsupportedError, match=r"it makes \[1, 3, 5, 6\] of \[1, 3, 4, 5\]"):
+        to_tflite(model, tmp_path / "m.tflite")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.tuples(st.integers(1, 12), st.integers(2, 12)),
+    st.sampled_from(["half_pixel", "asymmetric", "align_corners"]),
+)
+def test_any_linear_resizing(
+    tmp_path: Path, size: tuple[int, int], made: tuple[int, int], places: str
+) -> None:
+    def case(b: Build) -> ir.Value:
+        sizes = b.store("s", [1, 2, *made], np.int64)
+        options: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": places}
+        return b.op("Resize", b.input("x", 1, 2, *size), None, None, sizes, **options)
+
+    check_float(one(case), tmp_path, {"x": drawn(1, 2, *size)})
 
 
 def test_automatic_padding_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def scaled(operator: str, *shape: int, **options: Any) -> Case:
     )
 
 
+SUMS = [(1, 0, 0), (-1, 1, 0), (0, 0, 1), (2, 1, 1)]
+
+
+def summed(axis: int, exclusive: int, reverse: int) -> Case:
+    return lambda b: b.op(
+        "CumSum", b.input("x", 2, 5, 8), b.store("a", axis, np.int64), exclusive=exclusive, reverse=reverse
+    )
+
+
 CASES: dict[str, Case] = {
     "ReduceMean": over("ReduceMean", [-1]),
     "ReduceMean-1": over("ReduceMean", [1], keepdims=0),
@@ -63,11 +72,28 @@ CASES: dict[str, Case] = {
     "LpNormalization-1": along("LpNormalization", 2, 5, 8, axis=1),
     "ArgMax": along("ArgMax", 2, 5, 8, axis=-1),
     "ArgMax-1": along("ArgMax", 2, 5, 8, axis=1, keepdims=0),
+    "ArgMin": along("ArgMin", 2, 5, 8, axis=-1),
+    "ArgMin-1": along("ArgMin", 2, 5, 8, axis=1, keepdims=0),
+    "GlobalAveragePool": along("GlobalAveragePool", 2, 3, 5, 8),
+    "GlobalAveragePool-signal": along("GlobalAveragePool", 2, 3, 8),
+    "GlobalMaxPool": along("GlobalMaxPool", 2, 3, 5, 8),
+    **{
+        f"CumSum-{axis}{exclusive}{reverse}": summed(axis, exclusive, reverse)
+        for axis, exclusive, reverse in SUMS
+    },
     "LayerNormalization": scaled("LayerNormalization", 2, 5, 8, axis=-1),
     "LayerNormalization-no-bias": lambda b: b.op(
         "LayerNormalization", b.input("x", 2, 5, 8), b.weight("g", drawn(8)), axis=2, epsilon=1e-3
     ),
 }
+
+
+def test_integers_are_summed_up_exactly(tmp_path: Path) -> None:
+    def case(b: Build) -> ir.Value:
+        x = b.input("x", 2, 6, dtype=ir.DataType.INT64)
+        return b.op("CumSum", x, b.store("a", 1, np.int64))
+
+    check_float(one(case), tmp_path, {"x": np.arange(12).reshape(2, 6) % 5}, tolerance=0)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -112,6 +138,10 @@ def test_softmax_along_the_last_axis_needs_no_transposition(tmp_path: Path) -> N
 REFUSED: dict[str, tuple[str, Case]] = {
     "p": ("p=1", along("LpNormalization", 2, 8, p=1)),
     "last": ("the last of equal values", along("ArgMax", 2, 8, select_last_index=1)),
+    "running": (
+        "the axis is computed",
+        lambda b: b.op("CumSum", b.input("x", 2, 8), b.input("a", dtype=ir.DataType.INT64)),
+    ),
     "axis": (
         "not over the last axis alone",
         lambda b: b.op("LayerNormalization", b.input("x", 2, 5, 8), b.weight("g", drawn(5, 8)), axis=1),

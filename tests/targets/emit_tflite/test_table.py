@@ -10,6 +10,7 @@ from tests.targets.emit_tflite import (
     test_convolution,
     test_linear,
     test_normalization,
+    test_pooling,
     test_shape,
 )
 from tests.targets.emit_tflite.graphs import one
@@ -24,7 +25,13 @@ def test_the_lists_of_kernels_name_operators_of_the_table() -> None:
 
 def test_every_operator_of_the_table_runs_in_a_differential_test() -> None:
     cases = [*test_arithmetic.CASES.values(), *test_normalization.CASES.values()]
-    for table in (test_linear.CASES, test_convolution.CASES, test_shape.CASES, test_shape.RESCALED):
+    for table in (
+        test_linear.CASES,
+        test_convolution.CASES,
+        test_pooling.CASES,
+        test_shape.CASES,
+        test_shape.RESCALED,
+    ):
         cases += [case for _, case in table.values()]
     covered = {unit.operator for case in cases for unit in units(one(case).graph)}
     assert set(EMIT) - covered == {
