@@ -57,6 +57,9 @@ NOT_RUN = {
     "m4c export -o everything": "tests.bundles.nano_bundle runs it, with adapters",
     "m4c export --adapter shapes=tests/assets/nano/adapters/shapes --adapter jumping=tests/assets/nano/adapters/jumping "
     "--adapter herald=tests/assets/nano/adapters/herald --adapters separate -o three": "tests.bundles.nano_bundle runs it",
+    "m4c run m4-nano-bundle --task T22 --image tests/assets/nano/seven.png --labels one,seven,eight": "5 s for img_enc; "
+    "from a part of it in tests/end_to_end/test_runtime_alone.py",
+    "m4c export --task T48 -o artist": "8 s: tests.bundles.nano_bundle has its graphs",
     "m4c run m4-nano-bundle --task T36 --audio tests/assets/nano/siren.wav --labels siren,rain,clicks": "4 s for "
     "aud_b_enc; in float32 in tests/end_to_end/test_nano.py",
     "m4c export backbone --weights DIR --quantize int4 --dialect genai": "5 s: tests/models/test_llama_genai.py",
@@ -88,8 +91,8 @@ NOT_RUN = {
 
 INSTEAD = {
     ".venv/bin/m4c export --target edgetpu --calibration random -o m4-nano-bundle": (
-        "m4c export img_enc imu_enc txt_enc --target edgetpu --calibration random -o m4-nano-bundle",
-        "a minute: what two of the tasks beside it need",
+        "m4c export imu_enc txt_enc --target edgetpu --calibration random -o m4-nano-bundle",
+        "a minute: what one of the tasks beside it needs",
     ),
     "m4c explain BUNDLE NODE": (
         "m4c explain bundle modality_trunks.imu.blocks.1.attn",
@@ -160,7 +163,7 @@ def prepared(
     shutil.copyfile(assets / "seven.wav", folder / "speech.wav")
     (waivers,) = blocks(ROOT / "docs/gate.md", "toml")
     (folder / "waivers.toml").write_text(waivers, "utf-8")
-    for name in ("BUNDLE", "everything", "three"):
+    for name in ("BUNDLE", "everything", "three", "artist"):
         (folder / name).symlink_to(nano_bundle)
     return folder
 

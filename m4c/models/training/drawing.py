@@ -23,7 +23,7 @@ Array = np.ndarray
 
 VAE_STEPS, VAE_RATE, VAE_BATCH = 1200, 2e-3, 8
 READING_STEPS, READING_RATE, READING_BATCH = 400, 2e-3, 64
-STEPS, RATE, BATCH = 4000, 1.2e-3, 16
+STEPS, RATE, BATCH = 5000, 2e-3, 64
 TAKES = 4
 """How often each picture is encoded, varied a little each time."""
 PRIOR = 5e-4
