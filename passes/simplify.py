@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants_ir
@@ -100,7 +101,8 @@ class _FoldConstants(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold once over the graph."""
-        return ir.passes.PassResult(model, bool(fold_constants_ir(model, onnx_shape_inference=True)))
+        with np.errstate(all="ignore"):  # a logarithm of 0 is -inf here as it is where the model runs
+            return ir.passes.PassResult(model, bool(fold_constants_ir(model, onnx_shape_inference=True)))
 
 
 def _optimizer() -> ir.passes.Sequential:

@@ -55,7 +55,7 @@ motions and texts. They are of the float16 weights in torch, and are in each fil
   not, moving or not), and go on with texts of the kinds above. Everything in lower case.
 - `aud_i_enc` writes down one to three digits, the commands of `sentences.py`, and names of coloured shapes; `tts_dec` speaks
   these, letter by letter.
-- {drawing}
+- `img_dec` draws a digit or a coloured shape, 64×64.
 """
 
 
@@ -79,11 +79,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     out: Path = parser.parse_args().out
     files = [path for path in shipped.WEIGHTS.rglob("*") if path.is_file()]
-    drawn = (shipped.folder("img_dec") / shipped.FILE).is_file()
     card = CARD.format(
-        drawing="`img_dec` draws a digit or a coloured shape, 64×64."
-        if drawn
-        else "`img_dec` is not trained: its weights are random.",
         licence=shipped.LICENCE,
         bytes=sum(path.stat().st_size for path in files) / 1e6,
         seed=SEED,
