@@ -1,6 +1,6 @@
 """How closely the integer artifacts of a bundle follow eager torch on inputs that they were not calibrated on.
 
-    m4c export --target edgetpu --calibration random -o BUNDLE
+    m4c export --random-weights 0 --target edgetpu --calibration random -o BUNDLE
     python -m tests.benchmarks.integers BUNDLE [--seeds 100 101 …]
 
 For a bundle of random weights (seed 0) that was calibrated on random numbers (seeds 1 to 32). Prints the median and the worst
