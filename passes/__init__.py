@@ -15,6 +15,7 @@ from m4c.passes.equalize_norms import EqualizeNorms
 from m4c.passes.fold_weights import FoldWeights
 from m4c.passes.fuse_attention import FuseAttention
 from m4c.passes.fuse_norms import FuseNorms
+from m4c.passes.guard_divisors import GuardDivisors
 from m4c.passes.halve import Halve
 from m4c.passes.insert_adapters import InsertAdapters
 from m4c.passes.legalize_attention import LegalizeAttention
@@ -42,6 +43,7 @@ from m4c.passes.stack_products import StackProducts
 from m4c.passes.tabulate import Tabulate
 from m4c.passes.unroll_recurrent import UnrollRecurrent
 from m4c.pipeline import Pass, Pipeline
+from m4c.quant import WIDE
 from m4c.scales import WIDE_KERNELS
 from m4c.scheme import Given, Grids, Scheme
 from m4c.slots import Slot
@@ -143,14 +145,14 @@ def for_integers(
     pipeline = before_ranges(precision, file_format, rewrites)
     if precision == "int8":
         norms = LegalizeLengths() if LENGTHS in rewrites else ChooseNorms()
-        return pipeline | OfferNorms() | calibrate | norms | QuantizeStatic()
-    return pipeline | calibrate | QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
+        return pipeline | OfferNorms() | calibrate | norms | GuardDivisors() | QuantizeStatic()
+    return pipeline | calibrate | GuardDivisors(WIDE) | QuantizeStatic(wide=tuple(sorted(WIDE_KERNELS)))
 
 
 def before_ranges(precision: str, file_format: str, rewrites: Collection[str] = ()) -> Pipeline:
     """Return the passes of an integer build as far as they need no samples: they settle which operators it has."""
     if precision == "int8":
-        legal = legalized(for_format(file_format, "norm") | DropNanGuards(), rewrites)
+        legal = legalized(for_format(file_format, "norm") | DropNanGuards(), {*rewrites, "rms"})
         return legal | Tabulate() | EqualizeNorms() | SplitSoftmax()
     return for_format(file_format, "product") | DropNanGuards() | Tabulate()
 
