@@ -152,7 +152,10 @@ def for_integers(
 def before_ranges(precision: str, file_format: str, rewrites: Collection[str] = ()) -> Pipeline:
     """Return the passes of an integer build as far as they need no samples: they settle which operators it has."""
     if precision == "int8":
-        legal = legalized(for_format(file_format, "norm") | DropNanGuards(), {*rewrites, "rms"})
+        norms = (
+            {"rms"} if file_format == "tflite" else set()
+        )  # its integer kernel serves short rows and long ones
+        legal = legalized(for_format(file_format, "norm") | DropNanGuards(), norms | set(rewrites))
         return legal | Tabulate() | EqualizeNorms() | SplitSoftmax()
     return for_format(file_format, "product") | DropNanGuards() | Tabulate()
 

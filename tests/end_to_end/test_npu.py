@@ -99,10 +99,11 @@ def test_vela_leaves_nothing_of_it_to_the_cpu(bundle: Path, target: str) -> None
     assert (found.evidence, found.outcome, len(found.cut.delegated)) == ("compiled", "whole", 1)
 
 
-@pytest.mark.parametrize("name", ["RMS norm", "norm of clips"])
-def test_what_was_split_is_whole(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "before"), [("RMS norm", "whole"), ("norm of clips", "split")])
+def test_what_was_split_is_whole(name: str, before: str, tmp_path: Path) -> None:
+    """An RMS norm in int8 is a length for every target."""
     target = load_target("ethos-u55")
-    for rewrites, outcome in ((frozenset[str](), "split"), (target.runtimes["tflite"].rewrites, "whole")):
+    for rewrites, outcome in ((frozenset[str](), before), (target.runtimes["tflite"].rewrites, "whole")):
         (graph,) = read_tflite(written(BLOCKS[name], tmp_path / f"{outcome}.tflite", rewrites))
         assert place(graph, target).outcome == outcome
 

@@ -27,7 +27,7 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
     )
     assert str(for_integers("int8", "onnx", calibrate)).startswith(
         f"{CANONICAL} | drop-nan-guards | tabulate | equalize-norms | split-softmax | "
-        "offer-norms | calibrate | choose-norms | quantize-static"
+        "offer-norms | calibrate | choose-norms | guard-divisors | quantize-static"
     )
     norms = "decompose-batch-norm | decompose-group-norm | merge-norm-axes | decompose-layer-norm{form=norm}"
     assert f"{CANONICAL} | unroll-recurrent | {norms} | drop-nan-guards | " in str(
@@ -38,7 +38,7 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
         "| decompose-group-norm | merge-norm-axes | decompose-layer-norm{form=product} | drop-nan-guards | tabulate | calibrate"
         in wide
     )
-    assert wide.endswith("quantize-static{wide=all}")
+    assert wide.endswith("guard-divisors | quantize-static{wide=all}")
 
 
 def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
@@ -47,7 +47,7 @@ def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
     assert [name for name in names if name in LEGALIZE] == list(LEGALIZE)
     text = str(for_integers("int8", "tflite", calibrate, {"gelu", "attention", "linear"}))
     assert (
-        "{form=norm} | drop-nan-guards | legalize-gelu | legalize-attention | "
+        "{form=norm} | drop-nan-guards | legalize-rms | legalize-gelu | legalize-attention | "
         "canonicalize{only=('Identity', 'Reshape')} | tabulate" in text
     )
     assert "legalize" not in str(for_integers("int16x8", "tflite", calibrate))
@@ -58,7 +58,7 @@ def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
 def test_norms_without_a_kernel_are_settled_before_there_are_ranges() -> None:
     calibrate = Calibrate([], Path("nowhere"))
     text = str(for_integers("int8", "tflite", calibrate, {"lengths"}))
-    assert text.endswith("offer-norms | calibrate | legalize-lengths | quantize-static")
+    assert text.endswith("offer-norms | calibrate | legalize-lengths | guard-divisors | quantize-static")
     assert str(without_ranges("int8", "tflite", {"lengths"})).endswith("offer-norms | legalize-lengths")
     assert without_ranges("int8", "tflite") == before_ranges("int8", "tflite")
 
