@@ -38,7 +38,7 @@ def test_pipelines_print_as_manifests_keep_them() -> None:
         "| decompose-group-norm | merge-norm-axes | decompose-layer-norm{form=product} | drop-nan-guards | tabulate | calibrate"
         in wide
     )
-    assert wide.endswith("guard-divisors | quantize-static{wide=all}")
+    assert wide.endswith("guard-divisors{bits=16} | quantize-static{wide=all}")
 
 
 def test_a_target_adds_its_rewrites_in_the_order_of_their_table() -> None:
