@@ -151,13 +151,12 @@ def for_integers(
 
 def before_ranges(precision: str, file_format: str, rewrites: Collection[str] = ()) -> Pipeline:
     """Return the passes of an integer build as far as they need no samples: they settle which operators it has."""
+    # One kernel, of int8 or between two pairs, divides short rows and long ones by their lengths.
+    norms = {"rms"} if file_format == "tflite" else set()
     if precision == "int8":
-        norms = (
-            {"rms"} if file_format == "tflite" else set()
-        )  # its integer kernel serves short rows and long ones
         legal = legalized(for_format(file_format, "norm") | DropNanGuards(), norms | set(rewrites))
         return legal | Tabulate() | EqualizeNorms() | SplitSoftmax()
-    return for_format(file_format, "product") | DropNanGuards() | Tabulate()
+    return legalized(for_format(file_format, "product") | DropNanGuards(), norms) | Tabulate()
 
 
 def without_ranges(precision: str, file_format: str, rewrites: Collection[str] = ()) -> Pipeline:
