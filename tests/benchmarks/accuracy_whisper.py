@@ -62,6 +62,7 @@ BUILDS = (
     ("onnx", "float32"),
     ("onnx", "float16"),
     ("tflite", "int8"),
+    ("tflite", "int8+mse"),
     ("tflite", "int16x8"),
     ("onnx", "int8-weights"),
     ("tflite", "int8-weights"),
@@ -88,7 +89,8 @@ def words(text: str) -> str:
 
 
 def word_errors(folder: Path, file_format: str, precision: str) -> float | None:
-    """Return the word error rate of a build, none where there is no build."""
+    """Return the word error rate of a build, if there is one; after a plus sign, ``precision`` names its observer."""
+    precision, _, observer = precision.partition("+")
     said, learned = spoken(SENTENCES, folder / "said", 1), folder / "learned"
     spoken(LEARNED, learned, 2)
     integer = precision in ("int8", "int16x8")
@@ -99,11 +101,12 @@ def word_errors(folder: Path, file_format: str, precision: str) -> float | None:
         weights=Path(get_model_path()),
         format=file_format,
         precision=precision,
+        observer=observer or None,
         calibration=str(learned) if integer else None,
         scheme=scheme(precision, None, True, "rtn", (), None),
         min_sqnr=-100.0 if integer else None,
     )
-    out = folder / f"whisper-{file_format}-{precision}"
+    out = folder / f"whisper-{file_format}-{precision}{observer}"
     try:
         manifest = compile_bundle(request, out, Silent())
     except M4CError as error:
