@@ -332,7 +332,7 @@ Weights in 8 bits cost next to nothing, and in 4 bits little but for speech that
 either. Activations in 8 bits cost where a few channels, or the first token of a text, are tens of times as large as all else:
 m4-nano's image encoder and backbone, Whisper's encoder. Tried on these: `--observer mse` gives the image encoder back more than
 half, and takes from the backbone; norms that scale each row for itself, which all int8 builds have; `--quantize int16x8`, which
-is the answer for Whisper and nearly so for m4-nano; `--quantize int8-weights`, which is the answer where the runtime may compute
+is the answer for Whisper and nearly so for m4-nano; `--quantize int8-weights`, the answer where the runtime may compute
 in float. Chips that have nothing but int8 keep the loss.
 """
 
