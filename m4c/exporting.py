@@ -53,12 +53,13 @@ def export_bundles(wanted: Mapping[str, Request], out: Path, how: How) -> None:
             "the workers of a cluster hand on what they make through a store",
             fix="add --store with a folder or URL that all of them reach",
         )
-    if set(wanted) != {""}:
+    alone = wanted.get("")
+    if alone is None:
         require_folder(out)
     if how.executor and how.store and not how.dry_run:
         _fill(how.store, how.executor, list(wanted.values()))
-    if set(wanted) == {""}:
-        made = _exported(wanted[""], out, how)
+    if alone is not None:
+        made = _exported(alone, out, how)
         if how.as_json:
             show_json(_plain(made, out))
         elif isinstance(made, Manifest):

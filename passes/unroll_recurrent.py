@@ -167,13 +167,13 @@ def _products(
     added = one.weight(3, "behind", behind, gates) if held < gates else None
 
     def product(state: ir.Value | None) -> ir.Value:
-        turned = one.weight(2, "turned", np.transpose, one.size, gates)
         if state is None:
             return one.weight(
                 3, "first", lambda bias: np.tile(behind(bias), (one.batch, 1)), one.batch, gates
             )
         if stored(state):
             return _first(one, state, behind, gates)
+        turned = one.weight(2, "turned", np.transpose, one.size, gates)
         made = one.op("MatMul", [state, turned], one.batch, gates)
         return made if added is None else one.op("Add", [made, added], one.batch, gates)
 

@@ -19,19 +19,15 @@ import numpy as np
 import pytest
 
 from m4c.bundle import GraphRecord, read_manifest
-from m4c.compile import compile_bundle
 from m4c.errors import M4CError
 from m4c.models import shipped
 from m4c.models.training import pictures, recognizer
-from m4c.progress import Silent
-from m4c.request import Request
 from m4c.routes.perform import Given, perform
 from m4c.runners import Runner, open_runners
-from m4c.scheme import scheme
 from m4c.static_cache import open_decoder
-from m4c.targets.profile import load_target
 from m4c.tasks import TASKS
 from tests.benchmarks import accuracy_whisper
+from tests.benchmarks.accuracy_builds import built
 from tests.benchmarks.accuracy_cases import Case, Maker
 
 Array = np.ndarray
@@ -152,30 +148,6 @@ class _Recorded:
         return self.runner.run(inputs)
 
 
-def built(
-    folder: Path, graphs: Sequence[str], file_format: str, precision: str, calibration: Path | None
-) -> Measured | M4CError:
-    """Return a build of ``graphs``, or why there is none; after a plus sign, ``precision`` names its observer."""
-    precision, _, observer = precision.partition("+")
-    request = Request(
-        load_target("cpu"),
-        tuple(graphs),
-        weights=shipped.WEIGHTS,
-        format=file_format,
-        precision=precision,
-        observer=observer or None,
-        calibration=str(calibration) if calibration and precision in ("int8", "int16x8") else None,
-        scheme=scheme(precision, None, True, "rtn", (), None),
-        min_sqnr=-100.0 if precision in ("int8", "int16x8") else None,
-    )
-    try:
-        compile_bundle(request, folder, Silent())
-    except M4CError as error:
-        print(file_format, precision, error)
-        return error
-    return Measured(folder)
-
-
 class Store:
     """Figures that were measured before, by build and task, so that a run that was stopped goes on."""
 
@@ -216,9 +188,11 @@ def calibration(folder: Path, bundle: Path, tasks: Sequence[str]) -> Path:
 def nano(folder: Path, store: Store, tasks: Sequence[str]) -> dict[str, Figures]:
     """Return by build the metric of each task on m4-nano; none where there is no build."""
     graphs = sorted({graph for task in (*tasks, *JUDGES) for graph in TASKS[task].graphs})
-    first = built(folder / f"float-{tasks[0]}", graphs, "tflite", "float32", None)
-    if isinstance(first, M4CError):
-        raise first
+    base = folder / f"float-{tasks[0]}"
+    made = built(base, graphs, "tflite", "float32", None, weights=shipped.WEIGHTS)
+    if isinstance(made, M4CError):
+        raise made
+    first = Measured(base)
     samples = calibration(folder, first.folder, tasks)
     maker = Maker(folder / "inputs", 12, held_out=True)
     cases = {task: [maker.case(task) for _ in range(COUNTS[task])] for task in tasks}
@@ -228,9 +202,10 @@ def nano(folder: Path, store: Store, tasks: Sequence[str]) -> dict[str, Figures]
     ) -> Iterator[tuple[str, float | None]]:
         out = folder / f"{file_format}-{precision}-{missing[0]}"
         needed = sorted({graph for task in missing for graph in TASKS[task].graphs})
-        made = built(out, needed, file_format, precision, samples)
+        made = built(out, needed, file_format, precision, samples, weights=shipped.WEIGHTS)
+        bundle = None if isinstance(made, M4CError) else Measured(out)
         for task in missing:
-            yield task, None if isinstance(made, M4CError) else made.metric(task, cases[task], first)
+            yield task, bundle.metric(task, cases[task], first) if bundle else None
 
     return {f"{p}, {f}": store.of(f"nano {p}, {f}", tasks, partial(measured, f, p)) for f, p in BUILDS}
 

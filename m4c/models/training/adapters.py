@@ -100,6 +100,29 @@ def right(module: nn.Module, texts: Tensor, pool: Pool) -> float:
     return (encoders.aligned(module(inputs), texts).argmax(1) == labels).double().mean().item()
 
 
+def teach(
+    folder: Path,
+    submodel: Submodel,
+    texts: Tensor,
+    rng: np.random.Generator,
+    new: Callable[[int], Pool],
+    count: int,
+    rank: int,
+    steps: int,
+    batch: int,
+) -> None:
+    """Train an adapter of an encoder on ``count`` examples of ``new`` labels, and save it with what it and the base know."""
+    make = encoders.MAKERS[submodel.name]
+    drawn = encoders.Draws(submodel, make(submodel, False, rng), torch.Generator().manual_seed(0))
+    fresh, held_out = new(MEASURED), make(submodel, True, rng)
+    tests = {"new": fresh, "old": (held_out.inputs, held_out.labels)}
+    before = {f"{name}_without": right(submodel.source, texts, pool) for name, pool in tests.items()}
+    module = wrapped(submodel, rank, ("fc1", "fc2"))
+    old = (drawn.examples.inputs, drawn.examples.labels)
+    learn_labels(module, texts, old, new(count), drawn.varied, steps, batch)
+    saved(module, folder, {name: right(module, texts, pool) for name, pool in tests.items()} | before)
+
+
 def shapes(folder: Path, rng: np.random.Generator) -> None:
     """Teach ``img_enc`` three shapes in six colours."""
     image = language.restored("img_enc")
@@ -113,17 +136,7 @@ def shapes(folder: Path, rng: np.random.Generator) -> None:
         made = [pictures.drawn(kind, colour, side, rng) for colour, kind in shown]
         return prepared(image, made), torch.from_numpy(labels + known)
 
-    def old(held_out: bool) -> Pool:
-        found = encoders.image_examples(image, held_out, rng)
-        return found.inputs, found.labels
-
-    drawn = encoders.Draws(image, encoders.Examples(*old(False)), torch.Generator().manual_seed(0))
-    known_pool = (drawn.examples.inputs, drawn.examples.labels)
-    tests = {"new": new(MEASURED), "old": old(True)}
-    before = {f"{name}_without": right(image.source, texts, pool) for name, pool in tests.items()}
-    module = wrapped(image, SHAPES_RANK, ("fc1", "fc2"))
-    learn_labels(module, texts, known_pool, new(4000), drawn.varied, SHAPES_STEPS, SHAPES_BATCH)
-    saved(module, folder, {name: right(module, texts, pool) for name, pool in tests.items()} | before)
+    teach(folder, image, texts, rng, new, 4000, SHAPES_RANK, SHAPES_STEPS, SHAPES_BATCH)
 
 
 def jumping(folder: Path, rng: np.random.Generator) -> None:
@@ -137,17 +150,7 @@ def jumping(folder: Path, rng: np.random.Generator) -> None:
         made = [motions.motion("jumping", samples, rng) for _ in range(count)]
         return prepared(imu, made), torch.full((count,), known)
 
-    def old(held_out: bool) -> Pool:
-        found = encoders.motion_examples(imu, held_out, rng)
-        return found.inputs, found.labels
-
-    drawn = encoders.Draws(imu, encoders.Examples(*old(False)), torch.Generator().manual_seed(0))
-    known_pool = (drawn.examples.inputs, drawn.examples.labels)
-    tests = {"new": new(MEASURED), "old": old(True)}
-    before = {f"{name}_without": right(imu.source, texts, pool) for name, pool in tests.items()}
-    module = wrapped(imu, JUMPING_RANK, ("fc1", "fc2"))
-    learn_labels(module, texts, known_pool, new(700), drawn.varied, JUMPING_STEPS, JUMPING_BATCH)
-    saved(module, folder, {name: right(module, texts, pool) for name, pool in tests.items()} | before)
+    teach(folder, imu, texts, rng, new, 700, JUMPING_RANK, JUMPING_STEPS, JUMPING_BATCH)
 
 
 def heralded(caption: str) -> str:
