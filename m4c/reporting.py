@@ -1,9 +1,11 @@
 """Reports as the command line shows them: on targets, on the zoo, on a node."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+
+from rich.table import Table
 
 from m4c.errors import GateError, UsageError
 from m4c.models import PRESETS, SUBMODELS
@@ -110,13 +112,12 @@ def report_zoo(form: str, jobs: int, measure: bool, figure: Path | None) -> None
         from m4c.operator_reports.zoo.figure import draw
 
         sys.stderr.write(f"{figure}, {draw(found, figure)}\n")
-    if form == "json":
-        show_json(render_zoo.to_json(found))
-    elif form == "md":
-        sys.stdout.write(render_zoo.to_markdown(found))
-    else:
-        show_table(render_zoo.to_table(found))
-        show_table(render_zoo.to_frequencies(found))
+    _show(
+        form,
+        lambda: render_zoo.to_json(found),
+        lambda: render_zoo.to_markdown(found),
+        lambda: [render_zoo.to_table(found), render_zoo.to_frequencies(found)],
+    )
 
 
 def report_zoo_on(targets: tuple[str, ...], form: str, figure: Path | None) -> None:
@@ -141,14 +142,16 @@ def report_zoo_on(targets: tuple[str, ...], form: str, figure: Path | None) -> N
         sys.stderr.write(
             f"{', '.join(changed)}: the profile has changed since; m4c report zoo --measure judges anew\n"
         )
-    if form == "json":
-        show_json(render_placed.to_json(found, chosen))
-    elif form == "md":
-        sys.stdout.write(render_placed.to_markdown(found, chosen))
-    else:
-        show_table(render_placed.to_outcomes(found, chosen))
-        for target in chosen if len(chosen) == 1 else ():
-            show_table(render_placed.to_table(found, target))
+    alone = chosen if len(chosen) == 1 else ()
+    _show(
+        form,
+        lambda: render_placed.to_json(found, chosen),
+        lambda: render_placed.to_markdown(found, chosen),
+        lambda: [
+            render_placed.to_outcomes(found, chosen),
+            *(render_placed.to_table(found, target) for target in alone),
+        ],
+    )
 
 
 def report_scaling(form: str, jobs: int, measure: bool, figure: Path | None) -> None:
@@ -168,13 +171,12 @@ def report_scaling(form: str, jobs: int, measure: bool, figure: Path | None) -> 
 
         draw_scaling(found, figure)
         sys.stderr.write(f"{figure}\n")
-    if form == "json":
-        show_json(render_scaling.to_json(found))
-    elif form == "md":
-        sys.stdout.write(render_scaling.to_markdown(found))
-    else:
-        for table in render_scaling.to_tables(found):
-            show_table(table)
+    _show(
+        form,
+        lambda: render_scaling.to_json(found),
+        lambda: render_scaling.to_markdown(found),
+        lambda: render_scaling.to_tables(found),
+    )
 
 
 def report_budget(graphs: Sequence[GraphOperators], budget: int, form: str) -> None:
@@ -186,12 +188,12 @@ def report_budget(graphs: Sequence[GraphOperators], budget: int, form: str) -> N
     """
     plan = planned(graphs, budget)
     prices = [price(step.substitute) for step in plan.steps]
-    if form == "json":
-        show_json(render_budget.to_json(plan, prices))
-    elif form == "md":
-        sys.stdout.write(render_budget.to_markdown(plan, prices))
-    else:
-        show_table(render_budget.to_table(plan, prices))
+    _show(
+        form,
+        lambda: render_budget.to_json(plan, prices),
+        lambda: render_budget.to_markdown(plan, prices),
+        lambda: [render_budget.to_table(plan, prices)],
+    )
     if plan.exceeded:
         raise GateError(render_budget.verdict(plan), fix=render_budget.fix(plan))
 
@@ -205,14 +207,28 @@ def report_routes(targets: tuple[str, ...], preset: str, jobs: int, form: str) -
     profiles = with_figures(targets)
     with ProgressBar(submodels_called()) as progress:
         found = timed(profiles, preset, progress, jobs)
+    _show(
+        form,
+        lambda: render_latency.to_json(found, profiles, preset),
+        lambda: "\n".join(render_latency.to_markdown(found[one.name], one) for one in profiles),
+        lambda: [render_latency.to_table(found[one.name], one) for one in profiles],
+    )
+
+
+def _show(
+    form: str,
+    plain: Callable[[], Mapping[str, object]],
+    text: Callable[[], str],
+    tables: Callable[[], Iterable[Table]],
+) -> None:
+    """Make and print one of the forms of a report: a plain object for ``json``, text for ``md``, else tables."""
     if form == "json":
-        show_json(render_latency.to_json(found, profiles, preset))
+        show_json(plain())
     elif form == "md":
-        pages = (render_latency.to_markdown(found[target.name], target) for target in profiles)
-        sys.stdout.write("\n".join(pages))
+        sys.stdout.write(text())
     else:
-        for target in profiles:
-            show_table(render_latency.to_table(found[target.name], target))
+        for table in tables():
+            show_table(table)
 
 
 STORED = {"zoo": report_zoo, "scaling": report_scaling}
